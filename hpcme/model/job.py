@@ -1,0 +1,304 @@
+"""Job files: what to solve and how. One table of keys says all that a job may hold.
+
+A job is TOML (or an equal dict). Every key has one reader, a type, a range and a default; anything else is refused
+with the key, the value seen, what is allowed and the likely fix. The resolved job, defaults included, is stored with
+the results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcme.errors import InputError, did_you_mean
+from hpcme.model.network import ReactionNetwork
+from hpcme.model.reader import load_model, load_model_text
+
+MODEL_SUFFIXES = (".toml",)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One job key: kind of value, default, allowed range or words, and a line of documentation."""
+
+    kind: str  # "int" | "float" | "word" | "bool" | "text" | "words" | "report"
+    default: Any
+    doc: str
+    low: float = -math.inf
+    high: float = math.inf
+    words: tuple[str, ...] = ()
+    resume: bool = False  # may change between the parts of one run
+
+
+KEYS: dict[str, Key] = {
+    "time.end": Key("float", None, "end time; required", low=0.0),
+    "time.report": Key("report", None, "report times: {every = x} or a list; default {every = end/10}"),
+    "network.kind": Key("word", "gru", "architecture", words=("gru", "made")),
+    "network.width": Key("int", 32, "hidden units (per species for made)", low=1, high=4096),
+    "network.depth": Key("int", 1, "hidden layers", low=1, high=16),
+    "network.head": Key(
+        "word", "auto", "logits of a count: free ones, or splines above a limit of 16", words=("auto", "categorical", "spline")
+    ),
+    "network.order": Key("words", "auto", '"auto" (the model\'s order) or a list of all species'),
+    "network.support_states": Key(
+        "int", 300_000, "enumerate the reachable states for an exact support up to this many", low=1, high=20_000_000
+    ),
+    "solver.scheme": Key("word", "projection", "time-stepping scheme", words=("projection",)),
+    "solver.loss": Key("word", "kl", "what the projection minimises", words=("kl", "l2", "hellinger")),
+    "solver.order": Key("int", 2, "Taylor order of the target: 1 is the paper's explicit Euler", low=1, high=4),
+    "solver.dt": Key("float", "auto", 'largest time step, or "auto": jumps / E[a0]', low=0.0),
+    "solver.jumps": Key("float", 0.5, "expected transitions per automatic step", low=1e-6, high=1e3),
+    "solver.epochs": Key("int", 20, "gradient steps per time step", low=1, high=1_000_000),
+    "solver.learning_rate": Key("float", 0.01, "Adam's step size at the start of a time step", low=0.0, high=10.0),
+    "solver.decay": Key("float", 0.05, "learning rate at the last epoch of a step, as a fraction", low=1e-6, high=1.0),
+    "solver.extrapolate": Key(
+        "float", 0.9, "start each fit this far along the last step's motion; 0 is the paper's warm start", low=0.0, high=1.0
+    ),
+    "solver.start_jumps": Key("float", 3.0, "the exact law after this many expected jumps starts the network", low=0.0),
+    "solver.start_states": Key("int", 20_000, "most states of that exact short-time law", low=1, high=5_000_000),
+    "solver.start_epochs": Key("int", 1500, "gradient steps that fit the network to its start", low=1),
+    "sampling.samples": Key("int", 1000, "samples per epoch over all ranks", low=1, high=1_000_000_000),
+    "sampling.shards": Key("int", 4, "logical shards: the random streams; at least one per rank", low=1, high=65536),
+    "sampling.cover": Key("float", 0.3, "share of samples pushed one transition ahead", low=0.0, high=0.9),
+    "run.seed": Key("int", 0, "seed of all random streams", low=0, high=2**63 - 1),
+    "run.dtype": Key("word", "float64", "network arithmetic (sums are float64)", words=("float32", "float64")),
+    "run.device": Key("word", "auto", "where the network lives", words=("auto", "cpu", "cuda")),
+    "run.deterministic": Key("bool", True, "use deterministic algorithms only, so that a repeat is bitwise equal"),
+    "run.timeout": Key("float", 300.0, "seconds after which a rank that does not answer ends the run", low=1.0, resume=True),
+    "output.dir": Key("text", None, "run folder; default runs/<job name>", resume=True),
+    "output.samples": Key("int", 2000, "samples stored per report time", low=0, high=100_000_000),
+    "output.report_samples": Key("int", 20_000, "samples behind each report's moments", low=2, high=1_000_000_000),
+    "output.checkpoint_steps": Key("int", 50, "steps between checkpoints", low=1, high=10**9, resume=True),
+    "output.checkpoint_seconds": Key("float", 120.0, "seconds between checkpoints, whichever comes first", low=0.0, resume=True),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A resolved job: the reaction network, every key with its value, and where it came from."""
+
+    net: ReactionNetwork
+    values: dict[str, Any]
+    name: str
+    path: Path | None
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    @property
+    def report_times(self) -> np.ndarray:
+        """Report times, float64 [T], from 0 (the start) to the end."""
+        return self.values["time.report"]
+
+    @property
+    def out(self) -> Path:
+        """The run folder."""
+        return Path(self.values["output.dir"] or Path("runs") / self.name)
+
+    def text(self, *, identity: bool = False) -> str:
+        """The resolved job as JSON text; identity=True leaves out keys that may change between parts of a run."""
+        shown = {
+            key: (value.tolist() if isinstance(value, np.ndarray) else value)
+            for key, value in self.values.items()
+            if not (identity and KEYS[key].resume)
+        }
+        return json.dumps(shown, indent=1)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the part of the job that determines the results."""
+        return hashlib.sha256(self.text(identity=True).encode()).hexdigest()
+
+
+def load_job(
+    source: str | Path | Mapping[str, Any],
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    need_end: bool = True,
+    base: Path | None = None,
+) -> Job:
+    """Read a job file, a model file, or a dict of the same shape.
+
+    source: path of a TOML job or model, or a nested dict whose "model" is a path, TOML text or a ReactionNetwork.
+    overrides: dotted keys ("time.end", "parameters.b", "model") with values, applied last.
+    base: folder to which relative model paths refer (default: the job file's).
+    Raises InputError for anything that cannot be used.
+    """
+    if isinstance(source, Mapping):
+        raw, name, path, where = dict(source), str(source.get("name", "job")), None, "job"
+        raw.pop("name", None)
+        base = base or Path.cwd()
+    else:
+        path = Path(source)
+        raw, name, where, base = _read_file(path), path.stem, str(path), path.parent
+    flat = _flatten(raw, where)
+    for key, value in (overrides or {}).items():
+        flat[key] = value
+    net = _network(flat, base, where)
+    return Job(net, _resolve(flat, net, where, need_end), name, path)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """One --set key=value: the value is read as TOML, a bare word as a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f'--set {text!r} is not of the form key=value. Example: --set solver.epochs=50')
+    try:
+        return key.strip(), tomllib.loads(f"x = {value.strip()}")["x"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """A job as a nested dict; a model file becomes a job that only names it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"{path}: cannot be read: {problem}") from None
+    if path.suffix not in MODEL_SUFFIXES:
+        raise InputError(f'{path}: a job or model file must end in {", ".join(MODEL_SUFFIXES)}, seen "{path.suffix}"')
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        raise InputError(f"{path}: not valid TOML: {problem}") from None
+    if "species" in raw or "reactions" in raw:
+        return {"model": path.name}
+    return raw
+
+
+def _flatten(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Nested tables to dotted keys; unknown tables and keys are refused."""
+    tables = {key.split(".")[0] for key in KEYS} | {"parameters"}
+    flat: dict[str, Any] = {}
+    for table, content in raw.items():
+        if table == "model":
+            flat["model"] = content
+        elif table not in tables:
+            allowed = ["model", *sorted(tables)]
+            raise InputError(
+                f'{where}: unknown {"table" if isinstance(content, Mapping) else "key"} "{table}".'
+                f"{did_you_mean(table, allowed)} Allowed: {', '.join(allowed)}."
+            )
+        elif not isinstance(content, Mapping):
+            raise InputError(f"{where}: {table} = {content!r} must be a table: write [{table}] and its keys below it.")
+        else:
+            flat.update({f"{table}.{key}": value for key, value in content.items()})
+    return flat
+
+
+def _network(flat: dict[str, Any], base: Path, where: str) -> ReactionNetwork:
+    model = flat.get("model")
+    if model is None:
+        raise InputError(f'{where}: the key "model" is missing. Example: model = "models/toggle_switch.toml"')
+    if isinstance(model, ReactionNetwork):
+        net = model
+    elif isinstance(model, str) and "\n" in model:
+        net = load_model_text(model, where)
+    elif isinstance(model, str):
+        net = load_model(base / model)
+    else:
+        raise InputError(f"{where}: model = {model!r} must be the path of a model file")
+    changed = {key.split(".", 1)[1]: value for key, value in flat.items() if key.startswith("parameters.")}
+    return net.with_parameters(changed) if changed else net
+
+
+def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: bool) -> dict[str, Any]:
+    for key in flat:
+        if key not in KEYS and key != "model" and not key.startswith("parameters."):
+            raise InputError(
+                f'{where}: unknown key "{key}".{did_you_mean(key, KEYS)} '
+                f"Keys of its table: {', '.join(k for k in KEYS if k.split('.')[0] == key.split('.')[0]) or 'none'}."
+            )
+    values = {key: _check(key, flat[key], where) if key in flat else spec.default for key, spec in KEYS.items()}
+    end = values["time.end"]
+    if end is None and need_end:
+        raise InputError(f'{where}: "time.end" is missing. Write [time] end = 10.0, or give --end 10')
+    if end is not None:
+        values["time.report"] = _report_times(values["time.report"], end, where)
+    order = values["network.order"]
+    if order != "auto" and sorted(order) != sorted(net.species):
+        raise InputError(
+            f'{where}: network.order = {order!r} must be "auto" or name every species once: {list(net.species)}'
+        )
+    if isinstance(values["solver.dt"], float) and values["solver.dt"] <= 0.0:
+        raise InputError(f'{where}: solver.dt = {values["solver.dt"]!r} must be > 0 or "auto"')
+    if values["sampling.samples"] < 2 * values["sampling.shards"]:
+        raise InputError(
+            f"{where}: sampling.samples = {values['sampling.samples']} leaves fewer than 2 samples for each of "
+            f"sampling.shards = {values['sampling.shards']}: raise samples or lower shards."
+        )
+    return values
+
+
+def _check(key: str, value: Any, where: str) -> Any:
+    """The value of a key after type and range checks."""
+    spec = KEYS[key]
+
+    def refuse(allowed: str) -> InputError:
+        hint = did_you_mean(value, spec.words) if isinstance(value, str) and spec.words else ""
+        return InputError(f"{where}: {key} = {value!r}: allowed is {allowed} ({spec.doc}).{hint}")
+
+    if spec.kind == "word":
+        if value not in spec.words:
+            raise refuse(" | ".join(f'"{word}"' for word in spec.words))
+    elif spec.kind == "bool":
+        if not isinstance(value, bool):
+            raise refuse("true or false")
+    elif spec.kind == "text":
+        if not isinstance(value, str) or not value:
+            raise refuse("a text in quotes")
+    elif spec.kind == "words":
+        if value != "auto" and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+            raise refuse('"auto" or a list of names')
+    elif spec.kind in ("int", "float"):
+        if spec.default == "auto" and value == "auto":
+            return value
+        range_text = f"{spec.low:g} to {spec.high:g}" if math.isfinite(spec.high) else f"at least {spec.low:g}"
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or (spec.kind == "int" and not isinstance(value, int)) or not math.isfinite(value):
+            kind = "an integer" if spec.kind == "int" else "a number"
+            raise refuse(f"{kind}, {range_text}" + (', or "auto"' if spec.default == "auto" else ""))
+        if not spec.low <= value <= spec.high:
+            raise refuse(range_text)
+        return value if spec.kind == "int" else float(value)
+    return value
+
+
+def _report_times(report: Any, end: float, where: str) -> np.ndarray:
+    """Report times from 0 to end, both always included; float64 [T], strictly increasing."""
+    if end <= 0.0:
+        raise InputError(f"{where}: time.end = {end!r} must be > 0")
+    if report is None:
+        report = {"every": end / 10}
+    if isinstance(report, Mapping):
+        if set(report) != {"every"} or not _positive(report["every"]):
+            raise InputError(f"{where}: time.report = {dict(report)!r}: allowed is {{every = x}} with x > 0, or a list")
+        count = int(math.floor(end / report["every"] * (1 + 1e-12)))
+        if count > 100_000:
+            raise InputError(f"{where}: time.report asks for {count} report times; at most 100000")
+        times = [i * float(report["every"]) for i in range(count + 1)]
+    elif isinstance(report, list | tuple | np.ndarray):
+        times = list(report)
+        for time in times:
+            if isinstance(time, bool) or not isinstance(time, int | float | np.floating) or not 0.0 <= time <= end:
+                raise InputError(f"{where}: time.report has {time!r}: report times must be numbers from 0 to end = {end:g}")
+    else:
+        raise InputError(f"{where}: time.report = {report!r}: allowed is {{every = x}} or a list of times")
+    times = sorted({0.0, end, *(float(time) for time in times)})
+    # A multiple of `every` that rounding put next to the end is the end.
+    kept = [time for time in times[:-1] if end - time > 1e-9 * end]
+    return np.array([*kept, end])
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0

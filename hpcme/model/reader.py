@@ -1,0 +1,175 @@
+"""Reading model files (TOML)."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from hpcme.errors import InputError, did_you_mean
+from hpcme.model.builder import ModelBuilder
+from hpcme.model.network import ReactionNetwork
+
+LARGEST_FILE = 16 * 2**20
+
+_TABLES = ("model", "parameters", "species", "initial", "reactions")
+_JOB_KEYS = frozenset({"time", "network", "solver", "sampling", "run", "output", "scan"})
+_MODEL_KEYS = ("name", "law", "description", "time_unit")
+_SPECIES_KEYS = ("initial", "max")
+_INITIAL_KEYS = ("states", "probabilities")
+_REACTION_KEYS = ("equation", "rate", "propensity", "reverse_rate", "name")
+
+
+def load_model(path: str | os.PathLike) -> ReactionNetwork:
+    """Read a model file.
+
+    Raises
+    ------
+    InputError : the file cannot be read, is not TOML, or does not describe a network; the message names the
+        file, the key and value seen, what is allowed, and the fix.
+    """
+    path = Path(path)
+    if path.suffix.lower() in (".xml", ".sbml", ".ant"):
+        raise InputError(f"{path}: only TOML model files can be read here; convert the model to TOML (.toml)")
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise InputError(
+                f"{path}: {size} bytes is more than the {LARGEST_FILE} that a model file may have; give a "
+                "smaller file"
+            )
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such model file; give the path of a .toml file{_nearby(path)}"
+        ) from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; give the path of a model file (.toml) in it") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from None
+    return load_model_text(text, str(path), default_name=path.stem)
+
+
+def load_model_text(text: str, where: str = "model text", default_name: str = "model") -> ReactionNetwork:
+    """Read the text of a model file; `where` names it in messages."""
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so are endless integers
+        raise InputError(
+            f"{where}: not valid TOML: {error}; correct that place (text needs quotes, and a key may stand "
+            "only once)"
+        ) from None
+    _check_tables(data, where)
+    head = _table(data, "model", where, required=False)
+    _check_keys(head, _MODEL_KEYS, f"{where}: [model]")
+    builder = ModelBuilder(
+        head.get("name", default_name),
+        head.get("law", "combinatorial"),
+        description=head.get("description", ""),
+        time_unit=head.get("time_unit", "1"),
+        source=where,
+    )
+    for name, value in _table(data, "parameters", where, required=False).items():
+        builder.parameter(name, value)
+    _read_species(builder, _table(data, "species", where), where)
+    if "initial" in data:
+        _read_initial(builder, _table(data, "initial", where), where)
+    _read_reactions(builder, data.get("reactions"), where)
+    return builder.build()
+
+
+def _check_tables(data: Mapping, where: str) -> None:
+    for key in data:
+        if key in _TABLES:
+            continue
+        if key in _JOB_KEYS:
+            raise InputError(
+                f"{where}: [{key}] belongs in a job file, not in a model file; a model file holds "
+                f"{', '.join(_TABLES)}. Move it to the job, or give this file as a job"
+            )
+        raise InputError(
+            f'{where}: unknown table or key "{key}"; allowed are '
+            f"{', '.join(_TABLES)}.{did_you_mean(key, _TABLES)} Rename or remove it"
+        )
+
+
+def _table(data: Mapping, key: str, where: str, required: bool = True) -> Mapping:
+    value = data.get(key)
+    if value is None:
+        if not required:
+            return {}
+        raise InputError(f"{where}: the table [{key}] is missing; add it")
+    if not isinstance(value, Mapping):
+        raise InputError(
+            f"{where}: {key} = {_short(value)} must be a table; write [{key}] and its keys below"
+        )
+    return value
+
+
+def _check_keys(table: Mapping, allowed: Iterable[str], where: str) -> None:
+    allowed = tuple(allowed)
+    for key, value in table.items():
+        if key not in allowed:
+            raise InputError(
+                f'{where}: unknown key "{key}" (= {_short(value)}); allowed are {", ".join(allowed)}.'
+                f"{did_you_mean(key, allowed)} Rename or remove it"
+            )
+
+
+def _read_species(builder: ModelBuilder, table: Mapping, where: str) -> None:
+    for name, value in table.items():
+        here = f"{where}: species {name}"
+        if not isinstance(value, Mapping):
+            raise InputError(
+                f"{here} = {_short(value)} must be a table; write {name} = {{ initial = 0, max = 79 }}"
+            )
+        _check_keys(value, _SPECIES_KEYS, here)
+        builder.species(name, initial=value.get("initial"), max=value.get("max"))
+
+
+def _read_initial(builder: ModelBuilder, table: Mapping, where: str) -> None:
+    here = f"{where}: [initial]"
+    _check_keys(table, _INITIAL_KEYS, here)
+    for key in _INITIAL_KEYS:
+        if key not in table:
+            raise InputError(f"{here} has no {key}; give states = [[...], ...] and probabilities = [...]")
+    builder.initial(table["states"], table["probabilities"])
+
+
+def _read_reactions(builder: ModelBuilder, value: object, where: str) -> None:
+    if value is None:
+        return  # the builder says what is missing
+    if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+        raise InputError(
+            f"{where}: reactions must be tables [[reactions]] with double brackets, one per reaction"
+        )
+    for number, entry in enumerate(value, 1):
+        here = f"{where}: reaction {number}"
+        _check_keys(entry, _REACTION_KEYS, here)
+        if "equation" not in entry:
+            raise InputError(f'{here} has no equation; add for example equation = "2 A + B -> C"')
+        builder.reaction(
+            entry["equation"],
+            rate=entry.get("rate"),
+            propensity=entry.get("propensity"),
+            reverse_rate=entry.get("reverse_rate"),
+            name=entry.get("name", ""),
+        )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _nearby(path: Path) -> str:
+    """Did-you-mean over the model files beside a missing one."""
+    try:
+        return did_you_mean(path.name, [file.name for file in path.parent.glob("*.toml")])
+    except OSError:
+        return ""

@@ -1,0 +1,55 @@
+"""Canonical TOML text of a network: the same for equal networks, whatever way they were written."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from hpcme.model.initial import ProductLaw, TableLaw
+from hpcme.model.startlaw import law_text
+from hpcme.model.tree import Expr, number_text
+
+if TYPE_CHECKING:
+    from hpcme.model.network import ReactionNetwork
+
+
+def canonical_text(net: ReactionNetwork, description: bool = True) -> str:
+    """TOML text that `load_model_text` reads back to an equal network; `description=False` leaves that line
+    out."""
+    lines = ["[model]", f"name = {quoted(net.name)}", f"law = {quoted(net.law)}"]
+    if description and net.description:
+        lines.append(f"description = {quoted(net.description)}")
+    lines += [f"time_unit = {quoted(net.time_unit)}", ""]
+    if net.parameter_exprs:
+        lines.append("[parameters]")
+        lines += [f"{name} = {_value(expr)}" for name, expr in net.parameter_exprs.items()]
+        lines.append("")
+    lines.append("[species]")
+    law = net.initial
+    for i, name in enumerate(net.species):
+        start = f"initial = {law_text(law.specs[i])}, " if isinstance(law, ProductLaw) else ""
+        lines.append(f"{name} = {{ {start}max = {net.limits[i]} }}")
+    if isinstance(law, TableLaw):
+        rows = ", ".join(str(row) for row in law.states.tolist())
+        lines += ["", "[initial]", f"states = [{rows}]"]
+        lines.append(f"probabilities = [{', '.join(number_text(x) for x in law.weights)}]")
+    for reaction in net.reactions:
+        lines += ["", "[[reactions]]", f"equation = {quoted(reaction.equation)}"]
+        if reaction.rate is not None:
+            lines.append(f"rate = {_value(reaction.rate)}")
+        if reaction.propensity is not None:
+            lines.append(f"propensity = {_value(reaction.propensity)}")
+        if reaction.name:
+            lines.append(f"name = {quoted(reaction.name)}")
+    return "\n".join(lines) + "\n"
+
+
+def quoted(text: str) -> str:
+    """A TOML basic string (its escapes are those of JSON, with DEL escaped too)."""
+    return json.dumps(text).replace("\x7f", "\\u007f")
+
+
+def _value(expr: Expr) -> str:
+    if expr.is_constant and not expr.name:
+        return number_text(expr.value)
+    return quoted(expr.to_text())
