@@ -1,0 +1,128 @@
+"""From a plain description to a network, and back: what a checkpoint needs to be opened on any machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpcme.errors import InputError
+from hpcme.kernels.reach import reachable
+from hpcme.model.network import ReactionNetwork
+from hpcme.networks import support as supports
+from hpcme.networks.base import VAN
+from hpcme.networks.gru import GRU
+from hpcme.networks.made import MADE
+
+KINDS: dict[str, type[VAN]] = {"gru": GRU, "made": MADE}
+
+
+def network_spec(
+    net: ReactionNetwork, *, kind: str, width: int, depth: int, head: str, order: str | list[str], dtype: str,
+    support_states: int, end: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Description of a network as plain values (JSON-able): everything but the parameters.
+
+    end: horizon over which time-dependent rates are looked at for reachability.
+    """
+    names = list(net.species) if order == "auto" else list(order)
+    return {
+        "kind": kind, "width": width, "depth": depth, "head": head, "order": names, "dtype": dtype,
+        "support_states": support_states, "end": end,
+    }  # fmt: skip
+
+
+def build_network(spec: dict[str, Any], net: ReactionNetwork, seed: int = 0, support: Any = None) -> VAN:
+    """A network with freshly drawn parameters, a function of the seed alone.
+
+    spec: from `network_spec`. support: an already built `Support`, to share it between networks.
+    """
+    order = [net.species.index(name) for name in spec["order"]]
+    if support is None:
+        support = build_support(net, order, spec["support_states"], spec["end"])
+    dtype = getattr(torch, spec["dtype"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return KINDS[spec["kind"]](net.limits, order, support, spec["width"], spec["depth"], spec["head"], dtype)
+
+
+def build_support(net: ReactionNetwork, order: list[int], max_states: int, end: float) -> supports.Support:
+    """Exact support: the reachable states where they can be enumerated, else all states that obey the laws.
+
+    The laws are the network's limits, its conservation laws, and the sums that no reaction can raise.
+    """
+    limits = np.asarray(net.limits, dtype=np.int64)
+    states = enumerate_reachable(net, max_states, end)
+    if states is not None:
+        return supports.from_states(states[:, order], limits[order])
+    laws = net.laws
+    if len(laws.equalities) or len(laws.inequalities):
+        return supports.from_laws(
+            limits[order], laws.equalities[:, order], laws.values, laws.inequalities[:, order], laws.bounds
+        )
+    return supports.box(limits[order])
+
+
+def enumerate_reachable(net: ReactionNetwork, max_states: int, end: float) -> np.ndarray | None:
+    """Reachable states within the limits, int32 [M, S], or None when there are more than max_states."""
+    try:
+        start, _ = net.initial.support(max_states=max_states)
+    except InputError:
+        return None  # the start alone has more states than that
+    states, complete = reachable(
+        start, net.tables, net.s, net.limits, max_states, times=probe_times(end) if net.time_dependent else None
+    )
+    return states if complete else None
+
+
+def probe_times(end: float) -> np.ndarray:
+    """Times at which a time-dependent propensity is looked at to see whether it can be positive, float64 [33]."""
+    golden = 0.6180339887498949  # a low-discrepancy sequence meets no period of the rates systematically
+    return np.concatenate([[0.0], (np.arange(1, 32) * golden % 1.0) * end, [end]])
+
+
+def parameters_of(network: VAN) -> dict[str, np.ndarray]:
+    """Trainable parameters and head bases of a network as named arrays."""
+    return {name: value.detach().cpu().numpy().copy() for name, value in network.state_dict().items()}
+
+
+def load_law(spec: dict[str, Any], arrays: dict[str, np.ndarray], net: ReactionNetwork) -> StoredLaw:
+    """The law that a report stored: the model's initial law, a table of states, or a network."""
+    if spec["kind"] == "initial":
+        return StoredLaw(net.initial)
+    if spec["kind"] == "table":
+        from hpcme.model.initial import TableLaw
+
+        return StoredLaw(TableLaw(arrays["states"], arrays["p"], net.limits))
+    network = build_network(spec, net)
+    network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
+    return StoredLaw(network)
+
+
+class StoredLaw:
+    """A law at one time, opened for use: samples and log-probabilities as numpy arrays."""
+
+    def __init__(self, law: Any) -> None:
+        self.law = law
+
+    def sample(self, N: int, seed: int = 0) -> np.ndarray:
+        """N independent states, int32 [N, S] in the model's species order; a function of the seed alone."""
+        u = np.random.default_rng(seed).random((N, len(self.law.limits)))
+        if isinstance(self.law, VAN):
+            return np.concatenate([self.law.sample(part)[0].numpy() for part in torch.from_numpy(u).split(50_000)])
+        return self.law.sample(u)
+
+    def log_prob(self, n: np.ndarray) -> np.ndarray:
+        """Natural log-probabilities float64 [N] of states n int [N, S]; -inf outside the support."""
+        n = np.ascontiguousarray(n, dtype=np.int64)
+        if isinstance(self.law, VAN):
+            with torch.no_grad():
+                return self.law.log_prob(torch.from_numpy(n)).numpy()
+        return self.law.log_prob(n)
+
+    def conditionals(self, n: np.ndarray) -> list[np.ndarray] | None:
+        """Conditional log-probabilities at states n (see VAN.conditionals); None for laws that are not networks."""
+        if isinstance(self.law, VAN):
+            return [logp.numpy() for logp in self.law.conditionals(torch.from_numpy(np.asarray(n)))]
+        return None

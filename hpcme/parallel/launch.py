@@ -1,0 +1,47 @@
+"""What the launcher says: how this process was started, before any MPI call."""
+
+from __future__ import annotations
+
+import os
+
+# (variable with the number of ranks, variable with this rank, launcher), in the order in which they are believed.
+_LAUNCHERS = (
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI mpiexec"),
+    ("PMI_SIZE", "PMI_RANK", "MPICH mpiexec or srun --mpi=pmi2"),
+    ("MPI_LOCALNRANKS", "MPI_LOCALRANKID", "MPICH mpiexec"),
+    ("PMIX_SIZE", "PMIX_RANK", "PMIx launcher"),
+)
+
+
+def launched_size() -> tuple[int, str]:
+    """Number of ranks that the launcher started and its name; (1, '') when there is no launcher.
+
+    Inside a Slurm batch script SLURM_NTASKS is set without any launcher; only a job step started by srun counts,
+    which sets SLURM_PROCID and SLURM_STEP_NUM_TASKS (the batch shell itself is a step of one task).
+    """
+    for size, _, name in _LAUNCHERS:
+        if os.environ.get(size, "").isdigit():
+            return int(os.environ[size]), name
+    if "PMIX_RANK" in os.environ and os.environ.get("SLURM_STEP_NUM_TASKS", "").isdigit():
+        return int(os.environ["SLURM_STEP_NUM_TASKS"]), "srun --mpi=pmix"
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
+    if tasks.isdigit() and int(tasks) > 1:
+        return int(tasks), "srun"
+    return 1, ""
+
+
+def set_threads(local_ranks: int) -> int:
+    """Share the CPUs of this host among its ranks, for OpenMP, torch and numba; returns threads per rank.
+
+    HPCME_THREADS overrides. Must run before heavy work; safe to call once per process.
+    """
+    wanted = os.environ.get("HPCME_THREADS", "")
+    allowed = len(os.sched_getaffinity(0))
+    # Bound ranks (Open MPI binds each to one core) see only their own cores: nothing to divide then.
+    threads = int(wanted) if wanted.isdigit() and int(wanted) > 0 else max(1, allowed // max(1, local_ranks))
+    import numba
+    import torch
+
+    torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    return threads

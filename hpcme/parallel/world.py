@@ -1,0 +1,231 @@
+"""The ranks of one run: mpi4py is the control plane, torch.distributed the data plane.
+
+A single process needs neither. `open_world` decides by what the launcher says, joins torch.distributed through a
+TCPStore whose port rank 0 lets the kernel choose, and tests the result, so that a wrong launch ends with words
+instead of with N silent worlds of size one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import traceback
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpcme.errors import HpcmeError, InputError
+from hpcme.parallel.launch import launched_size, set_threads
+
+
+class World:
+    """One process, no MPI. Also the interface of `MpiWorld`; all tensors are reduced in place."""
+
+    rank, size, local_rank, local_size, main = 0, 1, 0, 1, True
+
+    def __init__(self, device: torch.device, threads: int) -> None:
+        self.device, self.threads = device, threads
+
+    def describe(self) -> str:
+        return f"1 process on {_device_name(self.device)}, {self.threads} CPU thread(s)"
+
+    def sum_(self, x: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, in place; every rank gets the result."""
+        return x
+
+    def min_(self, x: torch.Tensor) -> torch.Tensor:
+        """Element-wise minimum over ranks, in place."""
+        return x
+
+    def broadcast_(self, x: torch.Tensor) -> torch.Tensor:
+        """Values of rank 0 on every rank, in place."""
+        return x
+
+    def share(self, value: Any) -> Any:
+        """A small Python object of rank 0 on every rank."""
+        return value
+
+    def gather(self, x: np.ndarray) -> list[np.ndarray] | None:
+        """Arrays of all ranks in rank order, on rank 0; None elsewhere."""
+        return [x]
+
+    def any(self, flag: bool) -> bool:
+        """True on every rank when it is true on one."""
+        return flag
+
+    def raise_together(self, error: HpcmeError | None) -> None:
+        """Raise on all ranks the first rank's error, so that none is left waiting in a collective."""
+        if error is not None:
+            raise error
+
+    def abort(self, code: int) -> None:
+        """End all ranks at once with this exit code."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    def close(self) -> None:
+        """Leave torch.distributed in good order."""
+
+
+class MpiWorld(World):
+    """Ranks under mpiexec or srun."""
+
+    def __init__(self, comm: Any, device: torch.device, local_rank: int, local_size: int, threads: int, timeout: float):
+        super().__init__(device, threads)
+        self.comm, self.rank, self.size = comm, comm.rank, comm.size
+        self.local_rank, self.local_size, self.main = local_rank, local_size, comm.rank == 0
+        self._join(timeout)
+        self._self_test()
+
+    def describe(self) -> str:
+        hosts = len(set(self.comm.allgather(socket.gethostname())))
+        return (
+            f"{self.size} ranks on {hosts} host(s), rank 0 on {_device_name(self.device)}, "
+            f"{self.threads} CPU thread(s) a rank"
+        )
+
+    def _join(self, timeout: float) -> None:
+        import torch.distributed as dist
+
+        limit = timedelta(seconds=timeout)
+        address = self._address()
+        if address == "127.0.0.1":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        store = port = None
+        if self.main:
+            store = dist.TCPStore(address, 0, self.size, is_master=True, timeout=limit, wait_for_workers=False)
+            port = store.port
+        port = self.comm.bcast(port)
+        if not self.main:
+            store = dist.TCPStore(address, port, self.size, is_master=False, timeout=limit)
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=limit)
+        self._dist = dist
+
+    def _address(self) -> str:
+        if self.local_size == self.size:
+            return "127.0.0.1"
+        name = socket.gethostname()
+        try:
+            name = socket.gethostbyname(name)
+        except OSError:
+            pass  # torch resolves the bare name itself, through other means than this one
+        return self.comm.bcast(name)
+
+    def _self_test(self) -> None:
+        total = self.sum_(torch.tensor([float(self.rank)], dtype=torch.float64, device=self.device)).item()
+        if total != self.size * (self.size - 1) / 2:
+            raise InputError(
+                f"torch.distributed added the ranks of {self.size} processes to {total}: the launch is broken. "
+                "Run `hpcme doctor` under the same launcher."
+            )
+
+    def sum_(self, x: torch.Tensor) -> torch.Tensor:
+        self._dist.all_reduce(x)
+        return x
+
+    def min_(self, x: torch.Tensor) -> torch.Tensor:
+        self._dist.all_reduce(x, op=self._dist.ReduceOp.MIN)
+        return x
+
+    def broadcast_(self, x: torch.Tensor) -> torch.Tensor:
+        self._dist.broadcast(x, 0)
+        return x
+
+    def share(self, value: Any) -> Any:
+        return self.comm.bcast(value)
+
+    def gather(self, x: np.ndarray) -> list[np.ndarray] | None:
+        return self.comm.gather(x)
+
+    def any(self, flag: bool) -> bool:
+        return bool(self.comm.allreduce(int(flag)))
+
+    def raise_together(self, error: HpcmeError | None) -> None:
+        first = next((e for e in self.comm.allgather(error) if e is not None), None)
+        if first is not None:
+            raise first
+
+    def abort(self, code: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.comm.Abort(code)
+
+    def close(self) -> None:
+        self._dist.destroy_process_group()
+
+
+def open_world(device: str = "auto", timeout: float = 300.0) -> World:
+    """Join the run's ranks and place this one on a device.
+
+    device: 'auto' (CUDA where every rank of the host can have its own GPU, else the CPU), 'cpu' or 'cuda'.
+    timeout: seconds after which a collective that not all ranks reached ends the run.
+    Raises InputError when the launcher and MPI disagree, or when two ranks would share a GPU.
+    """
+    launched, launcher = launched_size()
+    if launched == 1:
+        return World(_place(device, 0, 1), set_threads(1))
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as problem:
+        raise InputError(
+            f"started as {launched} ranks by {launcher}, but MPI can not be loaded: {problem}. "
+            "Install one as a wheel: pip install mpich"
+        ) from None
+    comm = MPI.COMM_WORLD
+    if comm.size == 1:
+        raise InputError(
+            f"started as {launched} ranks by {launcher}, but MPI ({MPI.Get_library_version().split(chr(10))[0][:40]}) "
+            "sees only this process: launcher and MPI library do not fit together. Use the mpiexec that came with the "
+            "library, or srun --mpi=pmi2 for MPICH and srun --mpi=pmix for Open MPI; `hpcme doctor` tells more."
+        )
+    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    local_rank, local_size = local.rank, local.size
+    local.Free()
+    _abort_on_exception(comm)
+    error = None
+    place = torch.device("cpu")
+    try:
+        place = _place(device, local_rank, local_size)
+    except InputError as problem:
+        error = problem
+    first = next((e for e in comm.allgather(error) if e is not None), None)
+    if first is not None:
+        raise first
+    return MpiWorld(comm, place, local_rank, local_size, set_threads(local_size), timeout)
+
+
+def _place(device: str, local_rank: int, local_size: int) -> torch.device:
+    gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    if device == "cpu" or (device == "auto" and gpus == 0):
+        return torch.device("cpu")
+    if gpus == 0:
+        raise InputError('run.device = "cuda", but torch sees no GPU here. Allowed: "auto", "cpu", "cuda".')
+    if local_size > gpus:
+        raise InputError(
+            f"{local_size} ranks on this host share {gpus} GPU(s); NCCL needs one GPU a rank. Start {gpus} rank(s) "
+            'a host, ask Slurm for more with --gpus-per-node, or set run.device = "cpu".'
+        )
+    place = torch.device("cuda", local_rank)
+    torch.cuda.set_device(place)
+    return place
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+
+
+def _abort_on_exception(comm: Any) -> None:
+    """An exception that nobody caught on one rank ends the whole job, with the rank and the traceback in the log."""
+
+    def hook(kind: type, value: BaseException, trace: Any) -> None:
+        text = "".join(traceback.format_exception(kind, value, trace))
+        sys.stderr.write(f"hpcme: rank {comm.rank} of {comm.size} on {socket.gethostname()} failed:\n{text}")
+        sys.stderr.flush()
+        comm.Abort(getattr(value, "exit_code", 70))
+
+    sys.excepthook = hook
