@@ -18,7 +18,7 @@ from hpcme.dynamics.sampler import FlatNetwork, Shards
 from hpcme.dynamics.target import MIN_RATIO, Target
 from hpcme.dynamics.timers import Timers
 from hpcme.errors import NumericalError
-from hpcme.networks.base import VAN
+from hpcme.networks.base import VAN, Draw
 from hpcme.parallel.world import World
 
 _MAX_SHORTENINGS = 40
@@ -49,7 +49,7 @@ class Projection:
         self.epochs, self.order = job["solver.epochs"], job["solver.order"]
         self.rate, self.decay = job["solver.learning_rate"], job["solver.decay"]
         self.loss_name = job["solver.loss"]
-        self.optimiser = torch.optim.Adam([self.live.flat], lr=self.rate, betas=(0.9, 0.99), foreach=False)
+        self.optimiser = torch.optim.Adam([self.live.flat], lr=self.rate, betas=(0.9, 0.99), eps=1e-6, foreach=False)
         self.extrapolate = job["solver.extrapolate"]
         self.velocity = torch.zeros_like(self.live.flat.detach())  # d theta / dt over the last step
         self.base: torch.Tensor | None = None
@@ -145,13 +145,12 @@ class Projection:
 
     def _epoch(self, step: int, stream: int, epoch: int, target: Target) -> tuple[float, float, float, float] | None:
         """One gradient step; None when the time step was shortened instead."""
-        n, logq = self._draw(step, stream, target)
-        d = logq.detach()
+        draw = self._draw(step, stream, target)
+        logq = draw.logq.detach()
         with self.timers("neighbours"):
-            index = target.number(n)
+            index = target.number(draw.n)
             log_ratio = target.log_ratio(index)
-            log_target = target.logq[index] + log_ratio
-        sums = self._sums(d, log_target, log_ratio, index, target)
+        sums = self._sums(draw, logq, target.logq[index] + log_ratio, log_ratio, index, target)
         with self.timers("all-reduce"):
             self.world.sum_(sums)
         drawn, total_weight, weighted, d_sum, d_drawn, d_square, w_square, too_small = sums.tolist()
@@ -161,7 +160,7 @@ class Projection:
             return None
         coefficient = self._weight * (self._value - weighted / total_weight) / self.shards.samples
         with self.timers("gradient"):
-            gradient = self.live.gradient((coefficient.to(logq.dtype) * logq).sum())
+            gradient = self.live.gradient((coefficient * draw.logq).sum())
         with self.timers("all-reduce"):
             self.world.sum_(gradient)
         norm = float(torch.linalg.vector_norm(gradient))
@@ -176,7 +175,7 @@ class Projection:
         variance = max(0.0, d_square / self.shards.samples - mean * mean)
         return d_drawn / drawn, math.sqrt(variance), norm, total_weight**2 / w_square
 
-    def _draw(self, step: int, stream: int, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+    def _draw(self, step: int, stream: int, target: Target) -> Draw:
         """Samples of q' and pushed samples of q_t with log q' (differentiable)."""
         with self.timers("sampling"):
             u = self.shards.uniforms("train", step, stream, self.shards.drawn, self.network.S)
@@ -187,22 +186,27 @@ class Projection:
                 given = self.enumeration.jump(source, v, target.t, target.averaged_to)
             return self.network.draw(u, given)
 
-    def _sums(self, d, log_target, log_ratio, index, target: Target) -> torch.Tensor:
-        """Local sums of one epoch, float64 [8]; also keeps the loss's value and weight of every sample."""
+    def _sums(self, draw: Draw, logq, log_target, log_ratio, index, target: Target) -> torch.Tensor:
+        """Local sums of one epoch over all rows, float64 [8]; states count with their multiplicities.
+
+        Also keeps the loss's value and the weight (times multiplicity) of every distinct state.
+        """
         drawn = self.shards.drawn * len(self.shards.owned)
-        weight = torch.ones_like(d)
+        many = torch.bincount(draw.row, minlength=logq.shape[0]).double()
+        many_drawn = torch.bincount(draw.row[:drawn], minlength=logq.shape[0]).double()
+        weight = torch.ones_like(logq)
         if self.loss_name != "kl" and self.shards.pushed:
             f = self.shards.pushed / self.shards.rows
-            weight = 1.0 / ((1.0 - f) + f * torch.exp(target.log_push(index) - d))
-        scale = target.logq.max()
-        self._value, self._weight = LOSSES[self.loss_name](d, log_target, weight, scale)
+            weight = 1.0 / ((1.0 - f) + f * torch.exp(target.log_push(index) - logq))
+        self._value, w = LOSSES[self.loss_name](logq, log_target, weight, target.logq.max())
+        self._weight = many * w
         too_small = (~(log_ratio >= math.log(MIN_RATIO))).sum()
-        difference = d - log_target
-        w = self._weight
+        difference = logq - log_target
         return torch.stack(
             [
-                d.new_tensor(float(drawn)), w.sum(), (w * self._value).sum(), difference.sum(),
-                difference[:drawn].sum(), (difference * difference).sum(), (w * w).sum(), too_small.double(),
+                logq.new_tensor(float(drawn)), self._weight.sum(), (self._weight * self._value).sum(),
+                (many * difference).sum(), (many_drawn * difference).sum(), (many * difference**2).sum(),
+                (many * w * w).sum(), too_small.double(),
             ]
         )  # fmt: skip
 

@@ -13,13 +13,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from hpcme.dynamics.sampler import FlatNetwork, owned_range
+from hpcme.dynamics.sampler import FlatNetwork
 from hpcme.dynamics.streams import generator
 from hpcme.networks.base import VAN
-from hpcme.parallel.world import World
 
 _BATCH = 2048  # states per epoch where the law has more
 _STOP = 1e-7  # KL(p || q) at which the fit is good enough to stop early
+_RATE, _DECAY = 1e-2, 0.02  # Adam's step size at the first epoch, and its last as a fraction of it
 
 
 def marginals(states: np.ndarray, p: np.ndarray, limits: np.ndarray) -> list[torch.Tensor]:
@@ -37,50 +37,40 @@ def fit(
     *,
     epochs: int,
     seed: int,
-    world: World,
     progress: Callable[[int, float], None] | None = None,
-) -> tuple[np.ndarray, float]:
-    """Fit a network to a tabulated law; returns the flat parameters and the final KL(p || q).
+) -> float:
+    """Fit a network to a tabulated law, in place; returns KL(p || q), summed exactly over the states.
 
     states int32 [M, S], p float64 [M] (normalised here). All states are used in every epoch where there are at most
-    2048, else that many are drawn from p by stratified uniforms. Ranks share the states of every epoch.
+    2048, else that many are drawn from p by stratified uniforms. One rank does this for all: the work is small, and
+    every rank then starts from the same bits.
     """
     flat = FlatNetwork(network)
+    device = network.device
     p = p / p.sum()
     entropy = -float(p[p > 0] @ np.log(p[p > 0]))
-    optimiser = torch.optim.Adam([flat.flat], lr=1e-2, betas=(0.9, 0.99), foreach=False)
+    optimiser = torch.optim.Adam([flat.flat], lr=_RATE, betas=(0.9, 0.99), eps=1e-6, foreach=False)
     every = len(states) <= _BATCH
     cdf = np.cumsum(p)
-    kl = np.inf
     for epoch in range(epochs):
-        rows, weight = _rows(p, cdf, every, seed, epoch)
-        part = owned_range(len(rows), world.rank, world.size)
-        mine, w = rows[part.start : part.stop], torch.from_numpy(weight[part.start : part.stop]).to(world.device)
-        logq = network.log_prob(torch.from_numpy(states[mine]).to(world.device))
-        loss = -(w * logq).sum()
-        buffer = torch.cat([flat.gradient(loss).double(), loss.detach().reshape(1)])
-        world.sum_(buffer)
-        kl = float(buffer[-1]) - entropy
+        rows, weight = (np.arange(len(p)), p) if every else _stratified(cdf, seed, epoch)
+        logq = network.log_prob(torch.from_numpy(states[rows]).to(device))
+        loss = -(torch.from_numpy(weight).to(device) * logq).sum()
+        flat.flat.grad = flat.gradient(loss)
+        kl = float(loss.detach()) - entropy
         if progress is not None:
             progress(epoch, kl)
         if every and kl < _STOP:
             break
-        optimiser.param_groups[0]["lr"] = 1e-2 * 0.02 ** (epoch / epochs)
-        flat.flat.grad = buffer[:-1].to(flat.flat.dtype)
+        optimiser.param_groups[0]["lr"] = _RATE * _DECAY ** (epoch / epochs)
         optimiser.step()
-    return flat.flat.detach().cpu().numpy().copy(), _exact_kl(network, states, p, entropy, world)
-
-
-def _rows(p: np.ndarray, cdf: np.ndarray, every: bool, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers and weights of one epoch: everything, or a stratified draw from p."""
-    if every:
-        return np.arange(len(p)), p
-    u = (np.arange(_BATCH) + generator(seed, "fit", 0, epoch, 0).random(_BATCH)) / _BATCH
-    rows = np.minimum(np.searchsorted(cdf, u * cdf[-1], side="right"), len(p) - 1)
-    return rows, np.full(_BATCH, 1.0 / _BATCH)
-
-
-@torch.no_grad()
-def _exact_kl(network: VAN, states: np.ndarray, p: np.ndarray, entropy: float, world: World) -> float:
-    logq = network.log_prob(torch.from_numpy(states).to(world.device)).cpu().numpy()
+    with torch.no_grad():
+        logq = network.log_prob(torch.from_numpy(states).to(device)).cpu().numpy()
     return float(-(p[p > 0] @ logq[p > 0]) - entropy)
+
+
+def _stratified(cdf: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows drawn from a law by one uniform number in each of 2048 equal strata, and their equal weights."""
+    u = (np.arange(_BATCH) + generator(seed, "fit", 0, epoch, 0).random(_BATCH)) / _BATCH
+    rows = np.minimum(np.searchsorted(cdf, u * cdf[-1], side="right"), len(cdf) - 1)
+    return rows, np.full(_BATCH, 1.0 / _BATCH)

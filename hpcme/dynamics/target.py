@@ -48,9 +48,9 @@ class Target:
         self.states = torch.zeros(0, enumeration.net.S, dtype=torch.int32, device=self.device)
         self.logq = torch.zeros(0, dtype=torch.float64, device=self.device)
         R = enumeration.net.R
-        # Per state: exit rate, in-flow weights a_k(y) q(y)/q(n) and the numbers of the y, and the Taylor terms.
+        # Per state: exit rate, the sources y = n - s_k (their numbers) with a_k(y), and the Taylor terms.
         self.a0 = self.logq.clone()
-        self.weight = torch.zeros(0, R, dtype=torch.float64, device=self.device)
+        self.rate = torch.zeros(0, R, dtype=torch.float64, device=self.device)
         self.source = torch.zeros(0, R, dtype=torch.int64, device=self.device)
         self.linked = torch.zeros(0, dtype=torch.bool, device=self.device)
         self.pushed = self.logq.clone()  # (J q)(n) / q(n), where asked for
@@ -58,13 +58,13 @@ class Target:
         self.evaluations = 0  # states handed to the frozen network
 
     def __len__(self) -> int:
-        """Number of distinct states whose frozen probability is known."""
+        """Number of distinct states met: samples and the states they need."""
         return int(self.logq.shape[0])
 
     def number(self, n: torch.Tensor) -> torch.Tensor:
         """Numbers of states n int32 [B, S], int64 [B], with all their Taylor terms computed."""
-        index = self._add(n)
-        self._ensure(self.order, index)
+        index, _ = self._add(n)
+        self._complete(index)
         return index
 
     def log_ratio(self, index: torch.Tensor) -> torch.Tensor:
@@ -93,67 +93,75 @@ class Target:
             ratio = ratio + (dt**j / math.factorial(j)) * g[index]
         return ratio
 
-    def _add(self, n: torch.Tensor) -> torch.Tensor:
-        index, fresh = self.index.add(n)
-        if fresh.shape[0]:
-            self.evaluations += fresh.shape[0]
-            self.states = torch.cat([self.states, fresh])
-            self.logq = torch.cat([self.logq, self.frozen(fresh)])
-            self._grow(fresh.shape[0])
-        return index
+    def _complete(self, index: torch.Tensor) -> None:
+        """Compute the Taylor terms of numbered states that lack them.
 
-    def _grow(self, count: int) -> None:
-        """Room for new states in every per-state array."""
-        missing = self.logq.new_full((count,), torch.nan)
-        self.a0 = torch.cat([self.a0, missing])
-        self.pushed = torch.cat([self.pushed, missing])
-        self.g = [torch.cat([g, missing]) for g in self.g]
-        self.weight = torch.cat([self.weight, self.weight.new_zeros(count, self.weight.shape[1])])
-        self.source = torch.cat([self.source, self.source.new_zeros(count, self.source.shape[1])])
-        self.linked = torch.cat([self.linked, self.linked.new_zeros(count)])
-
-    def _link(self, index: torch.Tensor) -> None:
-        """Find incoming neighbours and their weights for numbered states (distinct)."""
-        todo = index[~self.linked[index]]
+        First the states are linked to their sources, those to theirs, and so on, `order` times; then the frozen
+        network is asked once for all probabilities that are missing; then the terms follow from the lowest up.
+        """
+        todo = torch.unique(index[torch.isnan(self.g[-1][index])])
         if not todo.numel():
             return
-        n = self.states[todo]
-        row, reaction, y, rate = self.enumeration.inflow(n, self.t, self.averaged_to)
-        source = self._add(y)
+        layers = [todo]  # layers[j]: states whose term of order m - j is wanted
+        for _ in range(self.order):
+            new = layers[-1][~self.linked[layers[-1]]]
+            self._link(new)
+            layers.append(torch.unique(torch.cat([layers[-1], self.source[layers[-1]][self.rate[layers[-1]] > 0]])))
+        missing = torch.isnan(self.logq).nonzero()[:, 0]
+        if missing.numel():
+            self.evaluations += int(missing.numel())
+            self.logq[missing] = self.frozen(self.states[missing])
+        for level in range(1, self.order + 1):
+            self._term(level, layers[self.order - level])
+
+    def _term(self, level: int, index: torch.Tensor) -> None:
+        """g_level at numbered states, from g_{level-1} there and at their sources."""
+        index = index[torch.isnan(self.g[level - 1][index])]
+        if not index.numel():
+            return
+        source = self.source[index]
         # A source outside the support has probability zero; a state with q = 0 never occurs among samples.
-        ratio = torch.exp(self.logq[source] - self.logq[todo[row]])
-        weight = self.weight.new_zeros(n.shape[0], self.weight.shape[1])
-        numbers = self.source.new_zeros(weight.shape)
-        weight[row, reaction] = rate * ratio
-        numbers[row, reaction] = source
-        self.weight[todo], self.source[todo] = weight, numbers
-        self._exit_rates(torch.cat([todo, source]) if self.push else todo)
-        if self.push:
-            share = weight.new_zeros(weight.shape)
-            share[row, reaction] = rate * ratio / self.a0[source]  # a0(y) >= rate > 0 at every source
-            stays = (self.a0[todo] == 0.0).double()  # a state without transitions stays where it is
-            self.pushed[todo] = share.sum(dim=1) + stays
-        self.linked[todo] = True
+        weight = self.rate[index] * torch.exp(self.logq[source] - self.logq[index][:, None])
+        if level == 1:
+            if self.push:
+                stays = (self.a0[index] == 0.0).double()  # a state without transitions stays where it is
+                share = torch.where(weight > 0.0, weight / self.a0[source], torch.zeros_like(weight))
+                self.pushed[index] = share.sum(dim=1) + stays
+            self.g[0][index] = weight.sum(dim=1) - self.a0[index]
+        else:
+            below = self.g[level - 2]
+            inward = torch.where(weight > 0.0, weight * below[source], torch.zeros_like(weight))
+            self.g[level - 1][index] = inward.sum(dim=1) - self.a0[index] * below[index]
+
+    def _add(self, n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Number states; new ones get room in every per-state array. Returns numbers [B] and new states [U, S]."""
+        index, fresh = self.index.add(n)
+        count = fresh.shape[0]
+        if count:
+            self.states = torch.cat([self.states, fresh])
+            missing = self.logq.new_full((count,), torch.nan)
+            for name in ("logq", "a0", "pushed"):
+                setattr(self, name, torch.cat([getattr(self, name), missing]))
+            self.g = [torch.cat([g, missing]) for g in self.g]
+            self.rate = torch.cat([self.rate, self.rate.new_zeros(count, self.rate.shape[1])])
+            self.source = torch.cat([self.source, self.source.new_zeros(count, self.source.shape[1])])
+            self.linked = torch.cat([self.linked, self.linked.new_zeros(count)])
+        return index, fresh
+
+    def _link(self, index: torch.Tensor) -> None:
+        """Find the sources of numbered states (distinct, not linked yet), their rates, and exit rates."""
+        if not index.numel():
+            return
+        n = self.states[index]
+        row, reaction, y, rate = self.enumeration.inflow(n, self.t, self.averaged_to)
+        source, _ = self._add(y)
+        self.rate[index[row], reaction] = rate
+        self.source[index[row], reaction] = source
+        self._exit_rates(torch.cat([index, source]) if self.push else index)
+        self.linked[index] = True
 
     def _exit_rates(self, index: torch.Tensor) -> None:
         todo = torch.unique(index[torch.isnan(self.a0[index])])
         if todo.numel():
             a, _ = self.enumeration.outflow(self.states[todo], self.t, self.averaged_to)
             self.a0[todo] = a.sum(dim=1)
-
-    def _ensure(self, level: int, index: torch.Tensor) -> None:
-        """Compute g_level at numbered states, after g_{level-1} at them and at their sources."""
-        todo = index[torch.isnan(self.g[level - 1][index])]
-        if not todo.numel():
-            return
-        todo = torch.unique(todo)
-        self._link(todo)
-        weight, source = self.weight[todo], self.source[todo]
-        if level == 1:
-            value = weight.sum(dim=1) - self.a0[todo]
-        else:
-            used = weight > 0.0
-            self._ensure(level - 1, torch.cat([todo, torch.unique(source[used])]))
-            below = torch.where(used, self.g[level - 2][source], torch.zeros_like(weight))
-            value = (weight * below).sum(dim=1) - self.a0[todo] * self.g[level - 2][todo]
-        self.g[level - 1][todo] = value

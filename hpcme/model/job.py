@@ -65,7 +65,7 @@ KEYS: dict[str, Key] = {
     "solver.start_jumps": Key("float", 3.0, "the exact law after this many expected jumps starts the network", low=0.0),
     "solver.start_states": Key("int", 20_000, "most states of that exact short-time law", low=1, high=5_000_000),
     "solver.start_epochs": Key("int", 1500, "gradient steps that fit the network to its start", low=1),
-    "sampling.samples": Key("int", 1000, "samples per epoch over all ranks", low=1, high=1_000_000_000),
+    "sampling.samples": Key("int", 2000, "samples per epoch over all ranks", low=1, high=1_000_000_000),
     "sampling.shards": Key("int", 4, "logical shards: the random streams; at least one per rank", low=1, high=65536),
     "sampling.cover": Key("float", 0.3, "share of samples pushed one transition ahead", low=0.0, high=0.9),
     "run.seed": Key("int", 0, "seed of all random streams", low=0, high=2**63 - 1),

@@ -1,17 +1,21 @@
 """The contract of a variational autoregressive network (VAN).
 
 q(n) = prod_i q_i(n_i | n_before_i): exactly normalised on its support, sampled in one sweep over the species. A new
-architecture implements four methods (`begin`, `hidden`, `advance`, `all_hidden`); heads, masks, sampling and
-probabilities are shared. Laws that every network obeys, and that the tests hold it to:
+architecture implements three methods (`begin`, `hidden`, `advance`); heads, masks, sampling and probabilities are
+shared. Laws that every network obeys, and that the tests hold it to:
 
     sum_n exp(log_prob(n)) = 1 over the support; samples lie in the support;
     the logq that `draw` returns equals log_prob of the drawn states;
-    all_hidden(n)[i] equals hidden(i) of the sweep, and does not depend on n at positions >= i.
+    conditional i does not depend on counts at positions >= i.
+
+The sweep works on distinct prefixes. A conditional depends on the counts before it only, and samples share prefixes: of
+1,000 samples of the toggle switch, 1, 2, 4 and about 100 prefixes are distinct. Each is evaluated once, and rows point to it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +26,20 @@ from hpcme.errors import InternalError
 from hpcme.networks.heads import make_head
 from hpcme.networks.support import Support
 
-_CHUNK_ENTRIES = 16_000_000  # float64 entries of the widest intermediate in one chunk of log_prob
+_CHUNK_ENTRIES = 16_000_000  # float64 entries of the widest intermediate of one sweep
+_SHARED_SHARE = 0.6  # distinct prefixes per row up to which prefixes are shared
+
+
+@dataclass(frozen=True)
+class Draw:
+    """States of one sweep: n int32 [U, S] (model order), logq float64 [U], and row int64 [N], the state of every row.
+
+    States are distinct unless nearly all rows differ anyway.
+    """
+
+    n: torch.Tensor
+    logq: torch.Tensor
+    row: torch.Tensor
 
 
 class VAN(nn.Module, ABC):
@@ -50,25 +67,19 @@ class VAN(nn.Module, ABC):
     # ---- what an architecture provides -----------------------------------------------------------------------
 
     @abstractmethod
-    def begin(self, B: int) -> Any:
-        """State of the sweep before the first species, for B rows."""
+    def begin(self) -> Any:
+        """State of the sweep before the first species: one node, the empty prefix."""
 
     @abstractmethod
     def hidden(self, i: int, carry: Any) -> torch.Tensor:
-        """Hidden vector of conditional i given the species before it, [B, width] (or [1, width] at i = 0)."""
+        """Hidden vector of conditional i at every prefix, [U, width]."""
 
     @abstractmethod
-    def advance(self, i: int, carry: Any, n_i: torch.Tensor) -> Any:
-        """State of the sweep after position i took the counts n_i, int64 [B]."""
+    def advance(self, i: int, carry: Any, parent: torch.Tensor | None, count: torch.Tensor) -> Any:
+        """State of the sweep one position on: prefix j continues prefix parent[j] (None: j) with the count count[j].
 
-    def all_hidden(self, n: torch.Tensor) -> list[torch.Tensor]:
-        """Hidden vectors of all conditionals for given states, n int64 [B, S] in network order."""
-        carry, out = self.begin(n.shape[0]), []
-        for i in range(self.S):
-            out.append(self.hidden(i, carry))
-            if i + 1 < self.S:
-                carry = self.advance(i, carry, n[:, i])
-        return out
+        parent, count: int64 [U'], U' the number of new prefixes.
+        """
 
     # ---- shared ----------------------------------------------------------------------------------------------
 
@@ -87,70 +98,87 @@ class VAN(nn.Module, ABC):
             logits = logits.expand(mask.shape).masked_fill(~mask, -torch.inf)
         return torch.log_softmax(logits, dim=-1)
 
-    def draw(
-        self, u: torch.Tensor, given: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(self, u: torch.Tensor, given: torch.Tensor | None = None) -> Draw:
         """One sweep that draws states and gives their log-probabilities (with gradients where enabled).
 
         u: float64 [B, S] uniforms in [0, 1), in network order, turned into counts by the inverse conditional
-        distribution functions. given: int [G, S] states (model order) appended as rows whose log-probability is
-        evaluated in the same sweep. Returns n int32 [B + G, S] in model order, logq float64 [B + G].
+        distribution functions. given: int [G, S] states (model order, inside the box of limits) appended as rows
+        whose log-probability is evaluated in the same sweep.
         """
-        B, G = u.shape[0], 0 if given is None else given.shape[0]
+        B, N = u.shape[0], u.shape[0] + (0 if given is None else given.shape[0])
         fixed = None if given is None else given[:, self.order].long()
-        node = torch.zeros(B + G, dtype=torch.int64, device=u.device)
-        logq: torch.Tensor | float = 0.0
-        carry, columns = self.begin(B + G), []
+        row = torch.zeros(N, dtype=torch.int64, device=u.device)  # prefix of every row
+        support_node = row[:1]
+        carry, logq = self.begin(), torch.zeros(1, dtype=torch.float64, device=u.device)
+        columns: list[torch.Tensor] = []
+        shared = True
         for i in range(self.S):
-            logp = self.conditional(i, self.hidden(i, carry), node)
-            n_i = _inverse_cdf(logp.detach(), u[:, i], B)
+            logp = self.conditional(i, self.hidden(i, carry), support_node)
+            n_i = _inverse_cdf(logp.detach(), row, u[:, i]) if B else row[:0]
             if fixed is not None:
                 n_i = torch.cat([n_i, fixed[:, i]])
-            logq = logq + _pick(logp, n_i)
-            columns.append(n_i)
+            if shared:
+                key, row = torch.unique(row * logp.shape[1] + n_i, return_inverse=True)
+                parent, count = key // logp.shape[1], key % logp.shape[1]
+                # Once most rows stand alone, looking for shared prefixes costs more than it saves.
+                shared = key.shape[0] <= _SHARED_SHARE * N
+                if not shared and i + 1 < self.S:
+                    parent, count, row = parent[row], count[row], torch.arange(N, device=u.device)
+            else:
+                parent, count = None, n_i
+            logq = _step(logq, logp, parent, count)
+            columns = [column if parent is None else column[parent] for column in columns] + [count]
             if i + 1 < self.S:
-                carry = self.advance(i, carry, n_i)
-                node = self.support.advance(i, node, n_i)
-                if G:
-                    node = node.clamp_min(0)  # a given state outside the support already has logq = -inf
+                carry = self.advance(i, carry, parent, count)
+                support_node = self.support.advance(
+                    i, support_node if parent is None else support_node[parent], count
+                ).clamp_min(0)  # a given state outside the support has logq = -inf by now
         n = torch.stack([columns[p] for p in self.position], dim=1)
-        return n.to(torch.int32), logq
+        return Draw(n.to(torch.int32), logq, row)
 
     @torch.no_grad()
     def sample(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw states without gradients: u float64 [B, S] -> n int32 [B, S], logq float64 [B]."""
-        return self.draw(u)
+        drawn = [self.draw(part) for part in u.split(self._rows())]
+        return torch.cat([d.n[d.row] for d in drawn]), torch.cat([d.logq[d.row] for d in drawn])
 
     def log_prob(self, n: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of states, n int [B, S] in model order -> float64 [B]; -inf outside the support."""
-        rows = max(1, _CHUNK_ENTRIES // (max(self.limits) + 1))
-        if n.shape[0] > rows and not torch.is_grad_enabled():
-            return torch.cat([self.log_prob(part) for part in n.split(rows)])
-        x = n[:, self.order].long()
-        inside = ((x >= 0) & (x <= torch.tensor(self.limits, device=x.device))).all(dim=1)
+        if n.shape[0] > self._rows():
+            return torch.cat([self.log_prob(part) for part in n.split(self._rows())])
+        limits = torch.tensor([self.limits[p] for p in self.position], device=n.device)
+        inside = ((n >= 0) & (n <= limits)).all(dim=1)
         everything = bool(inside.all())
-        x = x if everything else torch.where(inside[:, None], x, torch.zeros_like(x))
-        node = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
-        logq = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
-        for i, hidden in enumerate(self.all_hidden(x)):
-            logq = logq + _pick(self.conditional(i, hidden, node), x[:, i])
-            node = self.support.advance(i, node, x[:, i]).clamp_min(0)
+        drawn = self.draw(
+            torch.zeros(0, self.S, dtype=torch.float64, device=n.device),
+            n if everything else torch.where(inside[:, None], n, torch.zeros_like(n)),
+        )
+        logq = drawn.logq[drawn.row]
         return logq if everything else torch.where(inside, logq, torch.full_like(logq, -torch.inf))
 
     @torch.no_grad()
-    def conditionals(self, n: torch.Tensor) -> list[torch.Tensor]:
-        """Log-probabilities of every conditional at states n int [B, S].
+    def conditionals(self, n: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Log-probabilities of every conditional at states n int [B, S] of the support.
 
-        Returns a list over species in model order: float64 [B, limit + 1] of log q(n_i | n_before_i).
+        Returns, for each species in model order, (logp float64 [U, limit + 1], row int64 [B]): the conditional
+        log q(n_i | n_before_i) of state b is logp[row[b]].
         """
         x = n[:, self.order].long()
-        node = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
-        out = []
-        for i, hidden in enumerate(self.all_hidden(x)):
-            logp = self.conditional(i, hidden, node)
-            out.append(logp.expand(x.shape[0], logp.shape[1]))
-            node = self.support.advance(i, node, x[:, i])
+        row = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
+        node, carry, out = row[:1], self.begin(), []
+        for i in range(self.S):
+            logp = self.conditional(i, self.hidden(i, carry), node)
+            out.append((logp, row))
+            key, row = torch.unique(row * logp.shape[1] + x[:, i], return_inverse=True)
+            parent, count = key // logp.shape[1], key % logp.shape[1]
+            if i + 1 < self.S:
+                carry = self.advance(i, carry, parent, count)
+                node = self.support.advance(i, node[parent], count)
         return [out[p] for p in self.position]
+
+    def _rows(self) -> int:
+        """Rows in one sweep, so that the widest intermediate stays in memory."""
+        return max(1, _CHUNK_ENTRIES // (max(self.limits) + 1))
 
     def set_marginals(self, pmfs: list[torch.Tensor]) -> None:
         """Start the heads from independent marginals: pmfs[i] float64 [limit_i + 1], in model order."""
@@ -160,15 +188,22 @@ class VAN(nn.Module, ABC):
             self.heads[i].set_marginal(pmfs[species])
 
 
-def _inverse_cdf(logp: torch.Tensor, u: torch.Tensor, B: int) -> torch.Tensor:
-    """Counts at which the distribution function first exceeds u; never a count of probability zero. int64 [B]."""
-    cdf = logp[:B].exp().cumsum(dim=-1)
-    # u < 1 times the total stays below the last entry, so rounding can not push a count past the support.
-    point = u * cdf[:, -1]
+def _inverse_cdf(logp: torch.Tensor, row: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """Counts at which the distribution function first exceeds u; never a count of probability zero.
+
+    logp float64 [U, K]; row int64 [N], prefix of every row; u float64 [B], B <= N. Returns int64 [B].
+    """
+    cdf = logp.exp().cumsum(dim=-1)
     if cdf.shape[0] == 1:
-        return torch.searchsorted(cdf[0], point, right=True)
-    return torch.searchsorted(cdf, point[:, None], right=True)[:, 0]
+        return torch.searchsorted(cdf[0], u * cdf[0, -1], right=True)
+    cdf = cdf[row[: u.shape[0]]]
+    # u < 1 times the total stays below the last entry, so rounding can not push a count past the support.
+    return torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0]
 
 
-def _pick(logp: torch.Tensor, n_i: torch.Tensor) -> torch.Tensor:
-    return logp[0, n_i] if logp.shape[0] == 1 else logp.gather(1, n_i[:, None])[:, 0]
+def _step(logq: torch.Tensor, logp: torch.Tensor, parent: torch.Tensor | None, count: torch.Tensor) -> torch.Tensor:
+    """log q of prefixes one position on, float64 [U']."""
+    if parent is None:
+        return logq + logp.gather(1, count[:, None])[:, 0]
+    # one flat look-up: its backward is a single scatter
+    return logq[parent] + logp.reshape(-1).index_select(0, parent * logp.shape[1] + count)

@@ -121,8 +121,3 @@ class StoredLaw:
                 return self.law.log_prob(torch.from_numpy(n)).numpy()
         return self.law.log_prob(n)
 
-    def conditionals(self, n: np.ndarray) -> list[np.ndarray] | None:
-        """Conditional log-probabilities at states n (see VAN.conditionals); None for laws that are not networks."""
-        if isinstance(self.law, VAN):
-            return [logp.numpy() for logp in self.law.conditionals(torch.from_numpy(np.asarray(n)))]
-        return None

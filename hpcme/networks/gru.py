@@ -38,28 +38,35 @@ class GRU(VAN):
         self.gate_bias = nn.ParameterList(nn.Parameter(torch.zeros(3 * width, dtype=dtype)) for _ in range(depth))
         self.start = nn.ParameterList(_uniform((1, width), 1.0, dtype) for _ in range(depth))
 
-    def begin(self, B: int) -> list[torch.Tensor]:
-        return [torch.tanh(p) for p in self.start]  # one row serves all until the first count is known
+    def begin(self) -> list[torch.Tensor]:
+        return [torch.tanh(p) for p in self.start]
 
     def hidden(self, i: int, carry: list[torch.Tensor]) -> torch.Tensor:
         return carry[-1]
 
-    def advance(self, i: int, carry: list[torch.Tensor], n_i: torch.Tensor) -> list[torch.Tensor]:
-        x = (getattr(self, f"features{i}") @ self.inputs[i])[n_i]
-        out = []
+    def advance(
+        self, i: int, carry: list[torch.Tensor], parent: torch.Tensor | None, count: torch.Tensor
+    ) -> list[torch.Tensor]:
+        x = nn.functional.embedding(count, getattr(self, f"features{i}") @ self.inputs[i])
+        out: list[torch.Tensor] = []
         for layer, h in enumerate(carry):
             if layer:
                 x = out[-1] @ self.between[layer - 1]
-            recurrent = torch.addmm(self.gate_bias[layer], h, self.recurrent[layer])
-            out.append(_gates(x, recurrent, h, self.width))
+            # The recurrent product is the dear part: it is taken per old prefix, then handed to the new ones.
+            both = torch.cat([torch.addmm(self.gate_bias[layer], h, self.recurrent[layer]), h], dim=1)
+            if parent is not None:
+                both = both.index_select(0, parent)
+            out.append(_gates(x, both, self.width))
         return out
 
 
-def _gates(x: torch.Tensor, recurrent: torch.Tensor, h: torch.Tensor, width: int) -> torch.Tensor:
-    rz = torch.sigmoid(x[:, : 2 * width] + recurrent[:, : 2 * width])
-    r, z = rz[:, :width], rz[:, width:]
-    c = torch.tanh(torch.addcmul(x[:, 2 * width :], r, recurrent[:, 2 * width :]))
-    return torch.lerp(c, h.expand_as(c), z)
+def _gates(x: torch.Tensor, both: torch.Tensor, width: int) -> torch.Tensor:
+    """New hidden state [U, width]; both holds the recurrent pre-activations and the old state, [U, 4 width]."""
+    # split, not slices: the backward of a slice fills a zero tensor of full size each time
+    x_rz, x_c = x.split([2 * width, width], dim=1)
+    h_rz, h_c, h = both.split([2 * width, width, width], dim=1)
+    r, z = torch.sigmoid(x_rz + h_rz).chunk(2, dim=1)
+    return torch.lerp(torch.tanh(torch.addcmul(x_c, r, h_c)), h, z)
 
 
 def _uniform(shape: tuple[int, int], bound: float, dtype: torch.dtype) -> nn.Parameter:

@@ -1,13 +1,14 @@
 """Masked autoencoder for distribution estimation (MADE; Germain et al. 2015), in blocks.
 
 Every position owns a block of hidden units in every layer. Block i of the first layer reads the counts of positions
-before i; block i of a later layer reads blocks 0..i of the layer below. A teacher-forced pass is a few dense matrix
-products; the sampling sweep computes each block once, when its position comes, so it costs one pass in all.
+before i; block i of a later layer reads blocks 0..i of the layer below: the masks of the paper, written as blocks that
+exist. The sweep computes each block once, when its position comes, so it costs one pass of the network in all.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,55 +41,47 @@ class MADE(VAN):
             for i in range(S - 1)
         )
         self.first_bias = nn.Parameter(torch.empty(S * width, dtype=dtype).uniform_(-1.0, 1.0))
-        block = torch.arange(S).repeat_interleave(width)
-        self.register_buffer("mask", (block[:, None] <= block[None, :]).to(dtype), persistent=False)
         self.weights = nn.ParameterList(
-            _normal((S * width, S * width), 1.0 / math.sqrt(width * S), dtype) for _ in range(depth - 1)
+            _normal(((i + 1) * width, width), 1.0 / math.sqrt((i + 1) * width), dtype)
+            for _ in range(depth - 1)
+            for i in range(S)
         )
         self.biases = nn.ParameterList(
-            nn.Parameter(torch.zeros(S * width, dtype=dtype)) for _ in range(depth - 1)
+            nn.Parameter(torch.zeros(width, dtype=dtype)) for _ in range((depth - 1) * S)
         )
 
-    def begin(self, B: int) -> dict:
-        # pre: first-layer pre-activations of all blocks, complete for a block once its position comes.
-        return {"pre": self.first_bias[None, :], "layers": [[] for _ in range(self.depth)], "done": -1}
+    def begin(self) -> Carry:
+        return self._block(0, self.first_bias[None, :], [self.first_bias.new_zeros(1, 0)] * (self.depth - 1))
 
-    def hidden(self, i: int, carry: dict) -> torch.Tensor:
-        if carry["done"] < i:
-            self._block(i, carry)
-        return carry["layers"][-1][i]
+    def hidden(self, i: int, carry: Carry) -> torch.Tensor:
+        return carry.top
 
-    def advance(self, i: int, carry: dict, n_i: torch.Tensor) -> dict:
-        self.hidden(i, carry)
-        added = (getattr(self, f"features{i}") @ self.inputs[i])[n_i]
-        pre = carry["pre"]
-        layers = carry["layers"]
-        if pre.shape[0] == 1:
-            layers = [[h.expand(n_i.shape[0], -1) for h in layer] for layer in layers]
-        return {"pre": pre[:, self.width :] + added, "layers": layers, "done": i}
+    def advance(self, i: int, carry: Carry, parent: torch.Tensor | None, count: torch.Tensor) -> Carry:
+        pre, done = carry.pre, carry.done
+        if parent is not None:
+            pre, done = pre.index_select(0, parent), [d.index_select(0, parent) for d in done]
+        pre = pre + nn.functional.embedding(count, getattr(self, f"features{i}") @ self.inputs[i])
+        return self._block(i + 1, pre, done)
 
-    def _block(self, i: int, carry: dict) -> None:
-        w, layers = self.width, carry["layers"]
-        h = torch.tanh(carry["pre"][:, :w])  # the front block is position i: passed ones were cut off
-        layers[0] = [*layers[0], h]
-        for depth in range(1, self.depth):
-            below = torch.cat(layers[depth - 1], dim=1)
-            columns = slice(i * w, (i + 1) * w)
-            weight = self.weights[depth - 1][: (i + 1) * w, columns]
-            h = h + torch.tanh(torch.addmm(self.biases[depth - 1][columns], below, weight))
-            layers[depth] = [*layers[depth], h]
-        carry["done"] = i
+    def _block(self, i: int, pre: torch.Tensor, done: list[torch.Tensor]) -> Carry:
+        """Compute block i in every layer; pre [U, (S - i) width], done: per layer below the top [U, i width]."""
+        front, rest = pre.split([self.width, pre.shape[1] - self.width], dim=1)
+        h = torch.tanh(front)
+        kept = []
+        for layer in range(self.depth - 1):
+            kept.append(torch.cat([done[layer], h], dim=1))
+            k = layer * self.S + i
+            h = h + torch.tanh(torch.addmm(self.biases[k], kept[-1], self.weights[k]))
+        return Carry(rest, kept, h)
 
-    def all_hidden(self, n: torch.Tensor) -> list[torch.Tensor]:
-        B, w = n.shape[0], self.width
-        pre = self.first_bias.expand(B, -1)
-        for i in range(self.S - 1):
-            added = (getattr(self, f"features{i}") @ self.inputs[i])[n[:, i]]
-            pre = pre + nn.functional.pad(added, ((i + 1) * w, 0))
-        h = torch.tanh(pre)
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            h = h + torch.tanh(torch.addmm(bias, h, weight * self.mask))
-        return list(h.split(w, dim=1))
+
+class Carry(NamedTuple):
+    """Sweep state after block i: first-layer pre-activations of the later blocks, [U, (S - 1 - i) width]; the blocks
+    0..i of every layer but the top, [U, (i + 1) width] each; block i of the top layer, [U, width]."""
+
+    pre: torch.Tensor
+    done: list[torch.Tensor]
+    top: torch.Tensor
 
 
 def _normal(shape: tuple[int, int], scale: float, dtype: torch.dtype) -> nn.Parameter:

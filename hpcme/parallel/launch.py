@@ -30,10 +30,11 @@ def launched_size() -> tuple[int, str]:
     return 1, ""
 
 
-def set_threads(local_ranks: int) -> int:
-    """Share the CPUs of this host among its ranks, for OpenMP, torch and numba; returns threads per rank.
+def set_threads(local_ranks: int, useful: int | None = None) -> int:
+    """Share the CPUs of this host among its ranks, for torch and numba; returns torch's threads per rank.
 
-    HPCME_THREADS overrides. Must run before heavy work; safe to call once per process.
+    useful: more threads than this would only wait for each other (small matrices); numba keeps its share.
+    The environment variable HPCME_THREADS overrides both.
     """
     wanted = os.environ.get("HPCME_THREADS", "")
     allowed = len(os.sched_getaffinity(0))
@@ -42,6 +43,8 @@ def set_threads(local_ranks: int) -> int:
     import numba
     import torch
 
-    torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if useful is not None and not wanted.isdigit():
+        threads = max(1, min(threads, useful))
+    torch.set_num_threads(threads)
     return threads

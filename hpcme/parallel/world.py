@@ -29,6 +29,10 @@ class World:
     def __init__(self, device: torch.device, threads: int) -> None:
         self.device, self.threads = device, threads
 
+    def use_threads(self, useful: int) -> None:
+        """Limit torch's CPU threads to a useful number for this run's matrices."""
+        self.threads = set_threads(self.local_size, useful)
+
     def describe(self) -> str:
         return f"1 process on {_device_name(self.device)}, {self.threads} CPU thread(s)"
 

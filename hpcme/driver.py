@@ -1,0 +1,171 @@
+"""One run from a job to a finished run folder: what `hpcme run` and `hpcme.solve` do."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpcme.dynamics.enumeration import make_enumeration
+from hpcme.dynamics.evolve import Evolution, Progress
+from hpcme.dynamics.projection import Projection
+from hpcme.dynamics.sampler import Shards
+from hpcme.dynamics.start import fit, marginals
+from hpcme.dynamics.timers import Timers
+from hpcme.errors import HpcmeError, OutputError
+from hpcme.exact.shorttime import short_time_law
+from hpcme.model.job import Job, load_job
+from hpcme.networks.build import build_network, network_spec
+from hpcme.parallel.world import World, open_world
+from hpcme.store.recorder import Recorder
+from hpcme.store.writer import RunWriter
+
+Say = Callable[[str], None]
+
+
+def solve(
+    job: Job | str | Path | Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    world: World | None = None,
+    say: Say | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+):
+    """Solve a job (or continue it) and return the opened run (`hpcme.store.reader.Run`); on ranks > 0 too.
+
+    job: a Job, a path of a job or model file, or a nested dict like a job file. out: run folder.
+    say: receives lines for the user; progress: is called after every step; stop: asks for a pause when it
+    returns True on any rank (the run then returns unfinished, and the same call continues it).
+    Raises InputError, OutputError or NumericalError.
+    """
+    from hpcme.store.reader import open_run
+
+    if not isinstance(job, Job):
+        job = load_job(job)
+    folder = Path(out) if out is not None else job.out
+    own = world is None
+    world = open_world(job["run.device"], job["run.timeout"]) if world is None else world
+    try:
+        if world.main and finished(folder, job):
+            done = True
+        else:
+            done = False
+        if not world.share(done):
+            _solve(job, folder, world, say or (lambda line: None), progress, stop)
+        world.share(None)  # the other ranks open the folder when rank 0 has finished it
+        return open_run(folder)
+    finally:
+        if own:
+            world.close()
+
+
+def finished(folder: Path, job: Job) -> bool:
+    """True when the folder already holds the finished run of this very job. Raises InputError for another's."""
+    return RunWriter.is_finished(folder, identity(job))
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """What makes a run this run: the model and the part of the job that determines results."""
+    return {
+        "kind": "network", "model_text": job.net.text, "model_hash": job.net.hash, "job_text": job.text(identity=True),
+        "job_hash": job.hash, "species": list(job.net.species), "limits": job.net.limits.tolist(),
+        "report_times": job.report_times.tolist(), "units": "1",
+    }  # fmt: skip
+
+
+def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> None:
+    shards = Shards.split(
+        job["run.seed"], job["sampling.samples"], job["sampling.shards"], job["sampling.cover"],
+        world.rank, world.size, world.device,
+    )  # fmt: skip
+    # Below some hundred thousand entries a matrix is done before a second thread has woken up.
+    world.use_threads(1 + shards.rows * len(shards.owned) * job["network.width"] // 400_000)
+    if job["run.deterministic"]:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    writer = None
+    with _together(world):
+        if world.main:
+            writer = RunWriter.open(folder, identity(job))
+    status = "failed"
+    try:
+        reached = _evolve(job, world, shards, writer, say, progress, stop)
+        status = "done" if reached else "stopped"
+    finally:
+        if writer is not None:
+            writer.finish(status) if status != "failed" else writer.close()
+
+
+def _evolve(job: Job, world: World, shards: Shards, writer, say: Say, progress, stop) -> bool:
+    timers = Timers()
+    spec = network_spec(
+        job.net, kind=job["network.kind"], width=job["network.width"], depth=job["network.depth"], head=job["network.head"],
+        order=job["network.order"], dtype=job["run.dtype"], support_states=job["network.support_states"],
+        end=job["time.end"],
+    )  # fmt: skip
+    network = build_network(spec, job.net, seed=job["run.seed"]).to(world.device)
+    enumeration = make_enumeration(job.net, world.device)
+    recorder = Recorder(job, world, writer, spec, shards)
+    say(f"hpcme: {job.net.name}: {job.net.S} species, {job.net.R} reactions; {world.describe()}; "
+        f'network "{job["network.kind"]}", {sum(p.numel() for p in network.parameters())} parameters')  # fmt: skip
+    checkpoint = world.share(writer.load_checkpoint() if writer is not None else None)
+    t0 = 0.0
+    if checkpoint is None:
+        t0 = _start(job, network, world, say)
+    scheme = Projection(network, enumeration, shards, world, job, timers)
+    evolution = Evolution(job, scheme, enumeration, world, recorder, timers)
+    if checkpoint is not None:
+        evolution.restore(checkpoint[1])
+        say(f"hpcme: continuing at step {evolution.step}, t = {evolution.t:g}")
+    else:
+        recorder.start()
+        evolution.report = 1
+        evolution.t = t0
+        if evolution.t >= evolution.times[1]:
+            evolution.t = float(evolution.times[1])
+            evolution._report()
+        recorder.commit(0, evolution.state())
+    return evolution.run(stop, progress)
+
+
+def _start(job: Job, network, world: World, say: Say) -> float:
+    """Fit the network to the exact law at a short time; returns that time."""
+    began = time.perf_counter()
+    t0, states, p, lost = short_time_law(
+        job.net, jumps=job["solver.start_jumps"], t_max=float(job.report_times[1]),
+        max_states=job["solver.start_states"],
+    )  # fmt: skip
+    kl = 0.0
+    if world.main:
+        network.set_marginals(marginals(states, p, job.net.limits))
+        kl = fit(network, states, p, epochs=job["solver.start_epochs"], seed=job["run.seed"])
+    for tensor in network.state_dict().values():
+        world.broadcast_(tensor)
+    say(f"hpcme: start at t = {t0:.4g}, exact on {len(states)} states (neglected {lost:.1e}); "
+        f"fit KL {kl:.1e} in {time.perf_counter() - began:.1f} s")  # fmt: skip
+    return t0
+
+
+class _together:
+    """Errors of rank 0 in the block are raised on every rank, so that none waits for it in vain."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> bool:
+        if error is not None and not isinstance(error, HpcmeError | OSError):
+            return False
+        if isinstance(error, OSError):
+            error = OutputError(f"the run folder cannot be written: {error}")
+        self.world.raise_together(error)
+        return False

@@ -1,0 +1,129 @@
+"""From the ranks to the run folder: reports, series rows and checkpoints of a network run.
+
+Every rank calls the same methods (sampling a report is collective); only rank 0 holds a writer.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpcme.dynamics.sampler import Shards
+from hpcme.errors import InputError
+from hpcme.model.initial import ProductLaw
+from hpcme.networks.base import VAN
+from hpcme.networks.build import parameters_of
+from hpcme.parallel.world import World
+from hpcme.store.layout import Report
+from hpcme.store.moments import law_moments, sample_moments
+from hpcme.store.writer import RunWriter
+
+_CHUNK = 4096  # rows whose conditionals are held at once
+
+
+class Recorder:
+    """Collects what happens between two commits and hands it to the writer of rank 0.
+
+    writer: RunWriter on rank 0, None elsewhere. spec: the network's description (`networks.build.network_spec`).
+    """
+
+    def __init__(self, job, world: World, writer: RunWriter | None, spec: dict[str, Any], shards: Shards) -> None:
+        self.job, self.world, self.writer, self.spec, self.shards = job, world, writer, spec, shards
+        self.rows: list[dict[str, float]] = []
+        self.reports: list[Report] = []
+
+    def row(self, values: dict[str, float]) -> None:
+        """One row of the series (the same numbers on every rank)."""
+        if self.writer is not None:
+            self.rows.append(values)
+
+    def report(self, index: int, t: float, step: int, network: VAN, extra: dict[str, float]) -> None:
+        """Sample the network and keep a report of its law at time t. Collective."""
+        report = sampled_report(self.job, self.world, self.shards, index, t, step, network)
+        if report is not None:
+            report.network = {"spec": json.dumps(self.spec), "parameters": parameters_of(network)}
+            report.extra.update(extra)
+            self.reports.append(report)
+
+    def start(self) -> None:
+        """Keep the report at t = 0: the exact initial law."""
+        if self.writer is not None:
+            self.reports.append(initial_report(self.job))
+
+    def commit(self, step: int, state: dict[str, Any]) -> None:
+        """Write everything since the last commit, with a checkpoint."""
+        if self.writer is None:
+            return
+        series = {name: np.array([row[name] for row in self.rows]) for name in self.rows[0]} if self.rows else None
+        # Several reports never meet in one commit, but the start may stand beside the first.
+        for report in self.reports[:-1]:
+            self.writer.commit(step, None, report, None)
+        self.writer.commit(step, state, self.reports[-1] if self.reports else None, series)
+        self.rows, self.reports = [], []
+
+
+def sampled_report(
+    job, world: World, shards: Shards, index: int, t: float, step: int, network: VAN
+) -> Report | None:
+    """Moments, marginals and samples of a network; a Report on rank 0, None elsewhere. Collective.
+
+    Marginals are averages of the conditionals over samples (Rao-Blackwell): p_i(c) = E[q(n_i = c | n_before_i)],
+    positive wherever the network is, with less noise than a histogram.
+    """
+    rows = -(-job["output.report_samples"] // shards.total)
+    u = shards.uniforms("report", step, index, rows, network.S)
+    parts, entropy = [], torch.zeros((), dtype=torch.float64, device=world.device)
+    sums = [torch.zeros(2, limit + 1, dtype=torch.float64, device=world.device) for limit in job.net.limits.tolist()]
+    for chunk in u.split(_CHUNK):
+        n, logq = network.sample(chunk)
+        entropy -= logq.sum()
+        for total, (logp, row) in zip(sums, network.conditionals(n), strict=True):
+            p, many = logp.exp(), torch.bincount(row, minlength=logp.shape[0]).double()
+            total += torch.stack([many @ p, many @ (p * p)])
+        parts.append(n.cpu().numpy())
+    flat = world.sum_(torch.cat([entropy.reshape(1), *(total.reshape(-1) for total in sums)])).cpu().numpy()
+    gathered = world.gather(np.concatenate(parts))
+    if gathered is None:
+        return None
+    n = np.concatenate(gathered)
+    N, at = len(n), 1
+    marginals, errors = [], []
+    for limit in job.net.limits.tolist():
+        first, second = flat[at : at + limit + 1] / N, flat[at + limit + 1 : at + 2 * (limit + 1)] / N
+        marginals.append(first)
+        errors.append(np.sqrt(np.maximum(second - first**2, 0.0) / N))
+        at += 2 * (limit + 1)
+    m = sample_moments(n)
+    return Report(
+        index=index, time=t, samples=n[: job["output.samples"]], weights=None, mean=m.mean, mean_se=m.mean_se,
+        covariance=m.covariance, covariance_se=m.covariance_se, sd_se=m.sd_se, marginals=marginals,
+        marginals_se=errors, extra={"entropy": flat[0] / N}, step=step,
+    )  # fmt: skip
+
+
+def initial_report(job) -> Report:
+    """The exact initial law as a report; standard errors are zero."""
+    law, S = job.net.initial, job.net.S
+    u = np.random.default_rng(job["run.seed"]).random((max(1, job["output.samples"]), S))
+    samples = law.sample(u)
+    try:
+        states, p = law.support()
+        mean, covariance = law_moments(states, p)
+        marginals = [
+            np.bincount(states[:, i], weights=p, minlength=limit + 1) for i, limit in enumerate(job.net.limits.tolist())
+        ]
+    except InputError:  # too many states to list; a joint table never is, so the species are independent
+        assert isinstance(law, ProductLaw)
+        marginals = [np.asarray(pmf) for pmf in law.pmfs]
+        mean = law.mean()
+        covariance = np.diag([pmf @ np.arange(len(pmf)) ** 2 - m * m for pmf, m in zip(marginals, mean, strict=True)])
+    zero = np.zeros(S)
+    return Report(
+        index=0, time=0.0, samples=samples[: job["output.samples"]], weights=None, mean=mean, mean_se=zero,
+        covariance=covariance, covariance_se=np.zeros((S, S)), sd_se=zero, marginals=marginals,
+        marginals_se=[np.zeros_like(m) for m in marginals],
+        network={"spec": json.dumps({"kind": "initial"}), "parameters": {}}, extra={"lost": 0.0},
+    )  # fmt: skip
