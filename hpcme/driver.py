@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
+import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 
@@ -53,10 +54,9 @@ def solve(
     own = world is None
     world = open_world(job["run.device"], job["run.timeout"]) if world is None else world
     try:
-        if world.main and finished(folder, job):
-            done = True
-        else:
-            done = False
+        done = False
+        with _together(world):
+            done = world.main and finished(folder, job)
         if not world.share(done):
             _solve(job, folder, world, say or (lambda line: None), progress, stop)
         world.share(None)  # the other ranks open the folder when rank 0 has finished it
@@ -93,7 +93,9 @@ def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> No
     writer = None
     with _together(world):
         if world.main:
-            writer = RunWriter.open(folder, identity(job))
+            writer = RunWriter.open(folder, {**identity(job), **_circumstances(job, world)})
+            for message in writer.messages:
+                say(f"hpcme: {message}")
     status = "failed"
     try:
         reached = _evolve(job, world, shards, writer, say, progress, stop)
@@ -151,6 +153,32 @@ def _start(job: Job, network, world: World, say: Say) -> float:
     say(f"hpcme: start at t = {t0:.4g}, exact on {len(states)} states (neglected {lost:.1e}); "
         f"fit KL {kl:.1e} in {time.perf_counter() - began:.1f} s")  # fmt: skip
     return t0
+
+
+def _circumstances(job: Job, world: World) -> dict[str, Any]:
+    """Where the run happens: `layout` decides whether a resumed run is bitwise the one that was never stopped."""
+    layout = {
+        "ranks": world.size, "device": world.device.type, "threads": world.threads, "hardware": _processor(world),
+        "torch": torch.__version__, "numpy": np.__version__,
+    }  # fmt: skip
+    provenance = {
+        "seed": job["run.seed"], "ranks": world.size, "host": platform.node(), "hardware": layout["hardware"],
+        "torch": torch.__version__, "numba": numba.__version__, "model_path": str(job.path or ""),
+        "slurm_job": os.environ.get("SLURM_JOB_ID", ""),
+    }  # fmt: skip
+    return {"layout": layout, "provenance": provenance}
+
+
+def _processor(world: World) -> str:
+    """Name of the processor that does the arithmetic."""
+    if world.device.type == "cuda":
+        return torch.cuda.get_device_name(world.device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return f"{platform.machine()} {named} {torch.backends.cpu.get_cpu_capability()}".strip()
 
 
 class _together:

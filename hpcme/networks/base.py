@@ -48,7 +48,7 @@ class VAN(nn.Module, ABC):
     limits: int64 [S], largest count of each species, in model order.
     order: permutation of range(S): the species at each position of the sweep.
     support: decision diagram, in network order (`hpcme.networks.support`).
-    width: size of the hidden vector that feeds each head; head: "auto", "categorical" or "spline".
+    width: size of the hidden vector that feeds each head; head: see `networks.heads.make_head`.
     """
 
     def __init__(

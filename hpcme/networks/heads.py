@@ -2,7 +2,8 @@
 
 `CategoricalHead` has one free logit per count. `SplineHead` describes the logits of a large count by few numbers: the
 base measure -log n!, a term linear in n, and cubic B-splines in sqrt(n). Poisson laws are exact for it, tails stay
-sane where no sample has been, and what is learned at one count serves its neighbours.
+sane where no sample has been, and what is learned at one count serves its neighbours. `CountHead` is their sum: the
+splines carry what is smooth, free logits what is narrower than a Poisson law.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import nn
 from hpcme.networks.features import uniform_bsplines
 
 SPLINES = 16  # represents a bimodal one-site Schloegl law to a total variation of about 1e-4
+_FREE = 0.3  # free logits learn at this share of the splines' pace, so that noise in rare counts stays small
 CATEGORICAL_LIMIT = 16  # largest limit for which "auto" takes one free logit per count
 
 
@@ -72,7 +74,8 @@ class SplineHead(Head):
         rest = np.log(p[seen]) - base[seen] - slope * phi[0, seen] + mean
         weight = np.sqrt(p[seen])
         design = phi[1:, seen].T * weight[:, None]
-        ridge = 1e-6 * np.eye(design.shape[1])
+        # The ridge keeps splines that no seen count reaches at zero: the Poisson law goes on there.
+        ridge = 1e-3 * np.eye(design.shape[1])
         splines = np.linalg.solve(design.T @ design + ridge, design.T @ (rest * weight))
         with torch.no_grad():
             self.bias.copy_(torch.from_numpy(np.concatenate([[slope], splines])))
@@ -81,14 +84,35 @@ class SplineHead(Head):
         return torch.addmm(self.base, torch.addmm(self.bias, hidden, self.weight), self.phi)
 
 
-HEADS: dict[str, type[Head]] = {"categorical": CategoricalHead, "spline": SplineHead}
+class CountHead(SplineHead):
+    """logits = base + (hidden W + b) Phi + hidden V + c: splines plus one free logit per count, which starts at zero."""
+
+    def __init__(self, width: int, limit: int, dtype: torch.dtype) -> None:
+        super().__init__(width, limit, dtype)
+        self.free_weight = nn.Parameter(torch.zeros(width, limit + 1, dtype=dtype))
+        self.free_bias = nn.Parameter(torch.zeros(limit + 1, dtype=dtype))
+
+    def set_marginal(self, pmf: torch.Tensor) -> None:
+        """As the spline head; the free logits then take what the splines left over, where the marginal is positive."""
+        super().set_marginal(pmf)
+        p = pmf.double()
+        with torch.no_grad():
+            rough = torch.log_softmax((self.bias @ self.phi + self.base).double(), dim=0)
+            rest = torch.where(p > 1e-9, torch.log(p.clamp_min(1e-300)) - rough, torch.zeros_like(p))
+            self.free_bias.copy_(rest / _FREE)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return _FREE * torch.addmm(self.free_bias, hidden, self.free_weight) + super().forward(hidden)
+
+
+HEADS: dict[str, type[Head]] = {"categorical": CategoricalHead, "count": CountHead, "spline": SplineHead}
 
 
 def make_head(kind: str, width: int, limit: int, dtype: torch.dtype) -> Head:
-    """Head for counts 0..limit; "auto" takes splines above a limit of 16, and "spline" does so where they fit."""
-    if kind == "categorical" or limit <= CATEGORICAL_LIMIT:
+    """Head for counts 0..limit: categorical up to a limit of 16, above it the kind that was asked for ("auto": count)."""
+    if limit <= CATEGORICAL_LIMIT:
         return CategoricalHead(width, limit, dtype)
-    return SplineHead(width, limit, dtype)
+    return HEADS["count" if kind == "auto" else kind](width, limit, dtype)
 
 
 _LOWEST = -45.0  # log-probability of counts far outside a start's support

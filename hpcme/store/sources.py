@@ -1,0 +1,221 @@
+"""Where a run's numbers are read from: the segments of a run under way, or results.h5 of a finished one."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpcme.errors import InputError
+from hpcme.store.encode import read_items
+from hpcme.store.files import Manifest, check_version
+from hpcme.store.layout import MOMENTS, RESULTS_FORMAT, RESULTS_VERSION, Report, join_series
+from hpcme.store.segments import HDF5_ERRORS, open_hdf5, read_segment
+
+
+class Source(ABC):
+    """Read access to the reports 0..number-1 of a run, its series and its provenance.
+
+    Law: report(k) is the same whichever source it comes from (marginals may be padded with zeros, and equal
+    weights written out). All methods raise InputError naming the file for damage, MissingFile for absence.
+    """
+
+    kind: str
+    uuid: str
+    species: list[str]
+    limits: np.ndarray
+    number: int
+    provenance: dict[str, Any]
+
+    @abstractmethod
+    def report(self, k: int, parts: set[str] | None = None) -> Report:
+        """Report k; parts: {"small"} leaves samples and network out, {"samples"}, {"network"} add them."""
+
+    def times(self) -> np.ndarray:
+        """Report times float64 [T]."""
+        return np.array([self.report(k, {"small"}).time for k in range(self.number)])
+
+    def moments(self, name: str) -> np.ndarray:
+        """One of layout.MOMENTS over all reports, float64 [T,S] or [T,S,S]."""
+        return np.array([getattr(self.report(k, {"small"}), name) for k in range(self.number)])
+
+    @abstractmethod
+    def series(self) -> dict[str, np.ndarray]:
+        """Series columns over all steps."""
+
+    def fsp_states(self) -> np.ndarray:
+        """States int32 [M,S] of an exact run."""
+        raise InputError(f"this is a run of kind {self.kind}: only exact runs (hpcme fsp) have states.")
+
+    def fsp_probability(self, k: int) -> np.ndarray:
+        """Probabilities float64 [M] of an exact run at report k."""
+        raise InputError(
+            f"this is a run of kind {self.kind}: only exact runs (hpcme fsp) have probabilities."
+        )
+
+    def fsp_lost(self) -> np.ndarray:
+        """Lost probability float64 [T] of an exact run."""
+        raise InputError(
+            f"this is a run of kind {self.kind}: only exact runs (hpcme fsp) have a lost probability."
+        )
+
+    def ssa_events(self) -> np.ndarray:
+        """Events per trajectory int64 [N] of a trajectory run."""
+        raise InputError(f"this is a run of kind {self.kind}: only trajectory runs (hpcme ssa) count events.")
+
+
+class SegmentSource(Source):
+    """A run folder without results.h5: every file is checked against the manifest when it is first read."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = Path(folder)
+        self.manifest = manifest
+        self.kind, self.uuid = manifest.kind, manifest.uuid
+        self.species, self.limits = list(manifest.species), np.asarray(manifest.limits, dtype=np.int64)
+        self.provenance = manifest.described()
+        self._entries = sorted(manifest.of_kind("report"), key=lambda entry: entry.index)
+        self.number = len(self._entries)
+        self._verified: set[str] = set()
+        self._small: dict[int, Report] = {}
+
+    def _read(self, entry, parts: set[str] | None = None) -> Any:
+        if entry.name not in self._verified:
+            entry.verify(self.folder)
+            self._verified.add(entry.name)
+        return read_segment(self.folder, entry, self.uuid, parts)
+
+    def report(self, k: int, parts: set[str] | None = None) -> Report:
+        if parts == {"small"}:
+            if k not in self._small:
+                self._small[k] = self._read(self._entries[k], parts)
+            return self._small[k]
+        return self._read(self._entries[k], parts)
+
+    def series(self) -> dict[str, np.ndarray]:
+        return join_series([self._read(entry) for entry in self.manifest.of_kind("series")])
+
+
+class ResultsSource(Source):
+    """A results.h5; kept open until `close` (it never changes)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._opened = open_hdf5(self.path)
+        self._file: h5py.File = self._opened.__enter__()
+        try:
+            self._read_root()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        """Close the file; HDF5 errors come out as InputError naming the file."""
+        self._opened.__exit__(type(error), error, error.__traceback__)
+
+    def __enter__(self) -> ResultsSource:
+        return self
+
+    def __exit__(self, *problem) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; reading afterwards is an error."""
+        self._opened.__exit__(None, None, None)
+
+    def _read_root(self) -> None:
+        attrs = self._file.attrs
+        if _text(attrs.get("format", b"")) != RESULTS_FORMAT:
+            raise InputError(
+                f'{self.path} is not a results file of hpcme: its "format" is not "{RESULTS_FORMAT}".'
+                " Fix: name a run folder or its results.h5."
+            )
+        check_version(self.path, int(attrs["format_version"]), RESULTS_VERSION)
+        self.kind, self.uuid = _text(attrs["kind"]), _text(attrs["uuid"])
+        self.species = [_text(name) for name in self._file["species"][()]]
+        self.limits = self._file["limits"][()]
+        self.number = len(self._file["time"])
+        self.provenance = _read_provenance(self._file["provenance"])
+
+    def _get(self, name: str, where: Any = ()) -> Any:
+        try:
+            return self._file[name][where]
+        except HDF5_ERRORS as error:
+            raise InputError(
+                f"{self.path} is damaged: {name} cannot be read. Fix: restore it from a copy."
+            ) from error
+
+    def times(self) -> np.ndarray:
+        return self._get("time")
+
+    def moments(self, name: str) -> np.ndarray:
+        return self._get(f"moments/{name}")
+
+    def report(self, k: int, parts: set[str] | None = None) -> Report:
+        wants = parts or {"samples", "network", "small"}
+        samples, weights = self._samples(k) if "samples" in wants else (None, None)
+        extra = {name: float(self._get(f"extra/{name}", k)) for name in self._file.get("extra", ())}
+        return Report(
+            index=k,
+            time=float(self._get("time", k)),
+            step=int(self._get("step", k)),
+            samples=samples,
+            weights=weights,
+            **{name: self._get(f"moments/{name}", k) for name in MOMENTS},
+            marginals=[self._get(f"marginals/{name}", k) for name in self.species],
+            marginals_se=[self._get(f"marginals/{name}.se", k) for name in self.species],
+            network=self._network(k) if "network" in wants else None,
+            extra={name: value for name, value in extra.items() if value == value},
+        )
+
+    def _samples(self, k: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        number = int(self._get("samples_count", k)) if "samples_count" in self._file else 0
+        if number == 0:
+            return None, None
+        weights = self._get("samples_weight", (k, slice(number))) if "samples_weight" in self._file else None
+        return self._get("samples", (k, slice(number))), weights
+
+    def _network(self, k: int) -> dict[str, Any] | None:
+        if f"networks/{k}" not in self._file:
+            return None
+        spec = _text(self._get(f"networks/{k}/spec"))
+        try:
+            return {"spec": spec, "parameters": read_items(self._file[f"networks/{k}/parameters"])}
+        except HDF5_ERRORS as error:
+            raise InputError(
+                f"{self.path} is damaged: network {k} cannot be read. Fix: restore it from a copy."
+            ) from error
+
+    def series(self) -> dict[str, np.ndarray]:
+        if "series" not in self._file:
+            return {}
+        return {name: self._get(f"series/{name}") for name in self._file["series"] if name != "row"}
+
+    def fsp_states(self) -> np.ndarray:
+        return self._get("fsp/states") if "fsp" in self._file else super().fsp_states()
+
+    def fsp_probability(self, k: int) -> np.ndarray:
+        return self._get("fsp/probability", k) if "fsp" in self._file else super().fsp_probability(k)
+
+    def fsp_lost(self) -> np.ndarray:
+        return self._get("fsp/lost") if "fsp" in self._file else super().fsp_lost()
+
+    def ssa_events(self) -> np.ndarray:
+        return self._get("ssa/events") if "ssa" in self._file else super().ssa_events()
+
+
+def _read_provenance(group: h5py.Group) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, node in group.items():
+        text = _text(node[()])
+        found[name] = json.loads(text) if "encoding" in node.attrs else text
+    for name, value in group.attrs.items():
+        found[name] = int(value) if np.asarray(value).dtype.kind in "iu" else float(value)
+    return found
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else bytes(value).decode("utf-8")
