@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +29,10 @@ from hpcme.store.recorder import Recorder
 from hpcme.store.writer import RunWriter
 
 Say = Callable[[str], None]
+
+
+def _nothing(line: str) -> None:
+    """A `say` that says nothing."""
 
 
 def solve(
@@ -58,9 +63,16 @@ def solve(
         with _together(world):
             done = world.main and finished(folder, job)
         if not world.share(done):
-            _solve(job, folder, world, say or (lambda line: None), progress, stop)
+            quiet = say is None or not world.main
+            _solve(job, folder, world, _nothing if quiet else say, progress if world.main else None, stop)
         world.share(None)  # the other ranks open the folder when rank 0 has finished it
         return open_run(folder)
+    except HpcmeError as error:
+        if world.size > 1 and not error.together:
+            # Only this rank knows: the others wait for it in a collective and have to be ended.
+            sys.stderr.write(f"hpcme: rank {world.rank} of {world.size}: {error}\n")
+            world.abort(error.exit_code)
+        raise
     finally:
         if own:
             world.close()
@@ -76,15 +88,13 @@ def identity(job: Job) -> dict[str, Any]:
     return {
         "kind": "network", "model_text": job.net.text, "model_hash": job.net.hash, "job_text": job.text(identity=True),
         "job_hash": job.hash, "species": list(job.net.species), "limits": job.net.limits.tolist(),
-        "report_times": job.report_times.tolist(), "units": "1",
+        "report_times": job.report_times.tolist(), "units": job.net.time_unit,
     }  # fmt: skip
 
 
 def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> None:
-    shards = Shards.split(
-        job["run.seed"], job["sampling.samples"], job["sampling.shards"], job["sampling.cover"],
-        world.rank, world.size, world.device,
-    )  # fmt: skip
+    with _together(world):
+        shards = shards_of(job, world)
     # Below some hundred thousand entries a matrix is done before a second thread has woken up.
     world.use_threads(1 + shards.rows * len(shards.owned) * job["network.width"] // 400_000)
     if job["run.deterministic"]:
@@ -98,15 +108,30 @@ def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> No
                 say(f"hpcme: {message}")
     status = "failed"
     try:
-        reached = _evolve(job, world, shards, writer, say, progress, stop)
+        reached = prepare(job, world, shards, writer, say).run(stop, progress)
         status = "done" if reached else "stopped"
     finally:
         if writer is not None:
             writer.finish(status) if status != "failed" else writer.close()
 
 
-def _evolve(job: Job, world: World, shards: Shards, writer, say: Say, progress, stop) -> bool:
-    timers = Timers()
+def shards_of(job: Job, world: World) -> Shards:
+    """This rank's part of the samples. Raises InputError where a rank would have none."""
+    return Shards.split(
+        job["run.seed"], job["sampling.samples"], job["sampling.shards"], job["sampling.cover"],
+        world.rank, world.size, world.device,
+    )  # fmt: skip
+
+
+def prepare(
+    job: Job, world: World, shards: Shards, writer: RunWriter | None = None, say: Say = _nothing,
+    timers: Timers | None = None,
+) -> Evolution:  # fmt: skip
+    """Network, scheme and recorder of a job, at its start or at its newest checkpoint, ready to run. Collective.
+
+    writer: of rank 0; None elsewhere, or for a run that keeps nothing (tests, benchmarks).
+    """
+    timers = timers or Timers()
     spec = network_spec(
         job.net, kind=job["network.kind"], width=job["network.width"], depth=job["network.depth"], head=job["network.head"],
         order=job["network.order"], dtype=job["run.dtype"], support_states=job["network.support_states"],
@@ -132,9 +157,9 @@ def _evolve(job: Job, world: World, shards: Shards, writer, say: Say, progress, 
         evolution.t = t0
         if evolution.t >= evolution.times[1]:
             evolution.t = float(evolution.times[1])
-            evolution._report()
+            evolution.make_report()
         recorder.commit(0, evolution.state())
-    return evolution.run(stop, progress)
+    return evolution
 
 
 def _start(job: Job, network, world: World, say: Say) -> float:

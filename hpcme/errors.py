@@ -14,6 +14,8 @@ class HpcmeError(Exception):
     """Base class. The message is for the user: what was seen, what is allowed, how to fix it."""
 
     exit_code = 70
+    #: True where every rank of a run raises this error at the same point, so that none waits for another.
+    together = False
 
 
 class InputError(HpcmeError):
@@ -44,9 +46,13 @@ class MoreTime(HpcmeError):
 
 
 class NumericalError(HpcmeError):
-    """The solver cannot go on honestly: non-finite values or a step size that collapsed."""
+    """The solver cannot go on honestly: non-finite values or a step size that collapsed.
+
+    Raised on quantities that were reduced over the ranks, hence by all of them.
+    """
 
     exit_code = 76
+    together = True
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

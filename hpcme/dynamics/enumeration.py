@@ -115,43 +115,47 @@ class DeviceEnumeration(Enumeration):
         return tensor.outflow(self.tt, n, t0, t1)
 
     def new_index(self) -> StateIndex:
-        return _DeviceIndex(self.net.limits, self.changes.device)
+        return _DeviceIndex(self.tt, self.changes.device)
 
 
 class _DeviceIndex(StateIndex):
-    """Sorted keys with their numbers; new keys are merged by sorting. Keys are mixed-radix where they fit 63 bits,
-    else two independent 61-bit hashes folded together (collision odds below 1e-6 at 1e6 states)."""
+    """Sorted keys with their numbers; new keys are merged by sorting. See `_keys`."""
 
-    def __init__(self, limits: np.ndarray, device: torch.device) -> None:
-        self.key_of = tensor.make_keys(limits, device)
+    def __init__(self, tt: tensor.TensorTables, device: torch.device) -> None:
+        self.tt = tt
         self.keys = torch.zeros(0, dtype=torch.int64, device=device)
         self.numbers = torch.zeros(0, dtype=torch.int64, device=device)
 
     def add(self, n):
-        key = self.key_of(n)
-        unique, inverse = torch.unique(key, return_inverse=True)
-        first = torch.full_like(unique, n.shape[0]).scatter_reduce_(
-            0, inverse, torch.arange(n.shape[0], device=n.device), reduce="amin"
-        )
-        place = torch.searchsorted(self.keys, unique)
-        known = torch.zeros_like(unique, dtype=torch.bool)
-        if len(self.keys):
-            at = place.clamp_max(len(self.keys) - 1)
-            known = self.keys[at] == unique
-        number = torch.empty_like(unique)
-        if len(self.keys):
-            number[known] = self.numbers[at[known]]
-        fresh_rows = first[~known]
-        order = torch.argsort(fresh_rows)
-        fresh_rows = fresh_rows[order]
-        numbers = torch.arange(len(fresh_rows), device=n.device) + len(self.keys)
-        fresh = torch.empty_like(order)
-        fresh[order] = numbers
-        number[~known] = fresh
-        keys, sorting = torch.sort(torch.cat([self.keys, unique[~known]]))
-        self.numbers = torch.cat([self.numbers, fresh])[sorting]
-        self.keys = keys
-        return number[inverse], n[fresh_rows]
+        unique, inverse = torch.unique(_keys(self.tt, n), return_inverse=True)
+        rows = torch.arange(n.shape[0], device=n.device)
+        first = torch.full_like(unique, n.shape[0]).scatter_reduce_(0, inverse, rows, reduce="amin")
+        number = torch.full_like(unique, -1)
+        if self.keys.numel():
+            at = torch.searchsorted(self.keys, unique).clamp_max(self.keys.numel() - 1)
+            number = torch.where(self.keys[at] == unique, self.numbers[at], number)
+        new = (number < 0).nonzero()[:, 0]
+        new = new[torch.argsort(first[new])]  # numbers follow first appearance
+        number[new] = torch.arange(new.numel(), device=n.device) + self.keys.numel()
+        self.keys, sorting = torch.sort(torch.cat([self.keys, unique[new]]))
+        self.numbers = torch.cat([self.numbers, number[new]])[sorting]
+        return number[inverse], n[first[new]]
+
+
+def _keys(tt: tensor.TensorTables, n: torch.Tensor) -> torch.Tensor:
+    """One int64 per state: the mixed-radix number where the whole box fits, else a 64-bit hash.
+
+    Two of M hashed states collide with probability below M^2 / 2^64, that is 1e-7 at a million states.
+    """
+    if tt.radix is not None:
+        return (n.to(torch.int64) * tt.radix).sum(dim=1)
+    key = torch.zeros(n.shape[0], dtype=torch.int64, device=n.device)
+    for i in range(n.shape[1]):  # splitmix64's mixing of each count in turn; int64 arithmetic wraps
+        key = (key ^ n[:, i].to(torch.int64)) * -7046029254386353131
+        for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+            key = (key ^ ((key >> shift) & ((1 << (64 - shift)) - 1))) * factor
+        key = key ^ ((key >> 31) & ((1 << 33) - 1))
+    return key
 
 
 def make_enumeration(net: ReactionNetwork, device: torch.device) -> Enumeration:

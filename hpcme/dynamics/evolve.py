@@ -17,10 +17,12 @@ import torch
 
 from hpcme.dynamics.enumeration import Enumeration
 from hpcme.dynamics.projection import Projection
+from hpcme.dynamics.target import MAX_EXITS
 from hpcme.dynamics.timers import Timers
 from hpcme.errors import NumericalError
 from hpcme.parallel.world import World
 
+_MARGIN = 0.8  # of the stable step of the fastest state sampled: the epochs will meet faster ones
 _GROWTH = 1.5  # after a shortened step the next may be longer by this factor
 
 
@@ -79,7 +81,7 @@ class Evolution:
                 progress(Progress(self.t, self.times[-1], self.step, row["dt"], row["residual"], now - begun))
             reported = self.t >= self.times[self.report]
             if reported:
-                self._report()
+                self.make_report()
             due = steps_since >= self.job["output.checkpoint_steps"]
             late = now - last_checkpoint >= self.job["output.checkpoint_seconds"]
             pause, late = self._agree(stop(), late)
@@ -90,7 +92,8 @@ class Evolution:
                 return False
         return True
 
-    def _report(self) -> None:
+    def make_report(self) -> None:
+        """Keep a report of the present law as the next one. Collective."""
         with self.timers("report"):
             self.recorder.report(self.report, self.t, self.step, self.scheme.network, {"lost": self.lost})
         self.report += 1
@@ -104,15 +107,15 @@ class Evolution:
         """One time step; returns its row of the series."""
         began = time.perf_counter()
         n = self.scheme.survey(self.step)
-        exit_rate, leak = self._rates(n)
-        dt = self._step_length(exit_rate)
+        exit_rate, fastest, leak = self._rates(n)
+        dt = self._step_length(exit_rate, fastest)
         result = self.scheme.step(self.step, self.t, dt)
         if result.dt <= 1e-12 * self.times[-1]:
             raise NumericalError(
                 f"step {self.step} at t = {self.t:g}: the step collapsed to {result.dt:.3g}. Raise solver.order, or "
                 "lower the limits of species whose large counts have huge propensities."
             )
-        self.longest = result.dt * _GROWTH if result.shortened else self.longest * _GROWTH
+        self.longest = result.dt * _GROWTH if result.dt < dt else self.longest * _GROWTH
         self.lost += leak * result.dt
         landed = result.dt == dt and self._lands(dt)
         self.t = float(self.times[self.report]) if landed else self.t + result.dt
@@ -121,21 +124,27 @@ class Evolution:
             "step": self.step, "t": self.t, "dt": result.dt, "loss": result.loss, "residual": result.residual,
             "ess": result.ess, "leak": leak, "lost": self.lost, "a0": exit_rate, "distinct": int(result.distinct),
             "evaluations": int(result.evaluations), "epochs": result.epochs, "shortened": result.shortened,
+            "rejected": result.rejected,
             "gradient_norm": result.gradient_norm, "wall": time.perf_counter() - began,
         }  # fmt: skip
 
-    def _rates(self, n: torch.Tensor) -> tuple[float, float]:
-        """E_q[a0] and the mean rate of leaving the limits, over all ranks, at the present time."""
+    def _rates(self, n: torch.Tensor) -> tuple[float, float, float]:
+        """E_q[a0], the largest a0 met and the mean rate of leaving the limits, over all ranks, at the present time."""
         a, leak = self.enumeration.outflow(n, self.t, self.t)
-        sums = torch.stack([a.sum(), leak.sum(), a.new_tensor(float(n.shape[0]))])
+        a0 = a.sum(dim=1)
+        sums = torch.stack([a0.sum(), leak.sum(), a.new_tensor(float(n.shape[0]))])
         total, leaving, count = self.world.sum_(sums).tolist()
-        return total / count, leaving / count
+        fastest = -float(self.world.min_(-a0.max().reshape(1)))
+        return total / count, fastest, leaving / count
 
-    def _step_length(self, exit_rate: float) -> float:
-        """Step by the job's rule, fitted to the next report time without a sliver left over."""
+    def _step_length(self, exit_rate: float, fastest: float) -> float:
+        """Step by the job's rule, stable for the states just sampled, fitted to the next report time without a
+        sliver left over."""
         dt = self.job["solver.dt"]
         if dt == "auto":
             dt = self.job["solver.jumps"] / exit_rate if exit_rate > 0.0 else np.inf
+        if self.job["solver.dt"] == "auto" and fastest > 0.0:
+            dt = min(dt, _MARGIN * MAX_EXITS[self.job["solver.order"]] / fastest)
         dt = min(dt, self.longest)
         rest = float(self.times[self.report]) - self.t
         return rest / max(1, int(np.ceil(rest / dt - 1e-9))) if np.isfinite(dt) else rest

@@ -9,19 +9,31 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from hpcme.dynamics.enumeration import Enumeration
 from hpcme.dynamics.losses import LOSSES
 from hpcme.dynamics.sampler import FlatNetwork, Shards
-from hpcme.dynamics.target import MIN_RATIO, Target
+from hpcme.dynamics.target import Target
 from hpcme.dynamics.timers import Timers
 from hpcme.errors import NumericalError
 from hpcme.networks.base import VAN, Draw
 from hpcme.parallel.world import World
 
-_MAX_SHORTENINGS = 40
+#: Largest residual of an accepted step. A good fit leaves a few hundredths; at 1 the law has come apart.
+MAX_RESIDUAL = 1.0
+_MAX_REJECTIONS = 6
+
+
+class Fit(NamedTuple):
+    """The last epoch of a fit; all numbers are global (over ranks)."""
+
+    loss: float  # KL(q' || T), estimated
+    residual: float  # standard deviation of log q' - log T under the sampling law
+    gradient_norm: float
+    ess: float  # effective sample size of q' under the sampling law
 
 
 @dataclass
@@ -29,14 +41,15 @@ class StepResult:
     """What one time step did; all numbers are global (over ranks)."""
 
     dt: float  # step taken, model time units
-    loss: float  # KL(q' || T) estimated in the last epoch
-    residual: float  # standard deviation of log q' - log T in the last epoch
+    loss: float
+    residual: float
     gradient_norm: float
-    ess: float  # effective sample size of q' under the sampling law, last epoch
+    ess: float
     distinct: float  # distinct states met, summed over ranks
     evaluations: float  # states that the frozen network evaluated, summed over ranks
     epochs: int
-    shortened: int  # times the step was shortened to keep the target positive
+    shortened: int  # times the step was shortened to keep the target positive and stable
+    rejected: int  # times the fit failed and was tried again
 
 
 class Projection:
@@ -114,36 +127,62 @@ class Projection:
             return self.frozen.network.log_prob(n)
 
     def step(self, step: int, t: float, dt: float) -> StepResult:
-        """Fit q' to the target of the step t -> t + dt (after `survey`). Raises NumericalError when it cannot."""
+        """Fit q' to the target of the step t -> t + dt (after `survey`).
+
+        A step whose fit fails (the laws are further apart at the end than a step can explain) is undone and tried
+        again at half the length, without extrapolation. Raises NumericalError when that does not help either.
+        """
         needs_push = self.loss_name != "kl" and self.shards.pushed > 0
         target = Target(self.enumeration, self._frozen_log_prob, t, dt, self.order, needs_push)
-        shortened, epoch, used = 0, 0, 0
         begin = self.live.flat.detach().clone()
+        epochs = shortened = 0
+        for rejected in range(_MAX_REJECTIONS + 1):
+            result, used, shorter = self._fit(step, epochs, target, begin)
+            epochs, shortened = epochs + used, shortened + shorter
+            if result.residual <= MAX_RESIDUAL:
+                self.velocity = (self.live.flat.detach() - begin) / target.dt
+                met = torch.tensor([len(target), target.evaluations], dtype=torch.float64, device=self.shards.device)
+                distinct, evaluations = self.world.sum_(met).tolist()
+                return StepResult(target.dt, *result, distinct, evaluations, epochs, shortened, rejected)
+            self.optimiser.state.clear()
+            self.velocity = torch.zeros_like(begin)
+            target.dt *= 0.5
         with torch.no_grad():
-            # The law moves smoothly: starting where the last step's motion leads removes most of the lag that a
-            # finite number of epochs leaves behind.
-            self.live.flat += (self.extrapolate * dt) * self.velocity
-        result = None
-        while epoch < self.epochs:
-            result = self._epoch(step, used, epoch, target)
-            used += 1
-            if result is None:  # some target was too small: every rank agreed on a shorter step
-                shortened += 1
-                if shortened > _MAX_SHORTENINGS:
-                    raise NumericalError(
-                        f"step {step} at t = {t:g}: the target stays negative even at dt = {target.dt:.3g}. Raise "
-                        "solver.order, or lower the limits of species whose large counts have huge propensities."
-                    )
-                epoch = 0
-            else:
-                epoch += 1
-        self.velocity = (self.live.flat.detach() - begin) / target.dt
-        counts = self.world.sum_(
-            torch.tensor([len(target), target.evaluations], dtype=torch.float64, device=self.shards.device)
-        ).tolist()
-        return StepResult(target.dt, *result, *counts, used, shortened)
+            self.live.flat.copy_(begin)
+        raise NumericalError(
+            f"step {step} at t = {t:g}: the network does not follow the law any more (the residual, the standard "
+            f"deviation of log q' - log T, stays above {MAX_RESIDUAL:g} down to dt = {target.dt:.3g}). Results up to "
+            "here are kept. Raise sampling.samples or solver.epochs, or lower solver.jumps or solver.learning_rate."
+        )
 
-    def _epoch(self, step: int, stream: int, epoch: int, target: Target) -> tuple[float, float, float, float] | None:
+    def _predict(self, begin: torch.Tensor, dt: float) -> None:
+        """Start a fit where the last step's motion leads: the law moves smoothly, and this removes most of the lag
+        that a finite number of epochs leaves behind."""
+        with torch.no_grad():
+            torch.add(begin, self.velocity, alpha=self.extrapolate * dt, out=self.live.flat.data)
+
+    def _fit(self, step: int, stream: int, target: Target, begin: torch.Tensor) -> tuple[Fit, int, int]:
+        """Epochs of one try; returns the last epoch's figures, the epochs used and how often dt was shortened."""
+        epoch = used = shortened = 0
+        result = None
+        self._predict(begin, target.dt)
+        while epoch < self.epochs:
+            result = self._epoch(step, stream + used, epoch, target)
+            used += 1
+            if result is not None:
+                epoch += 1
+                continue
+            # Some state does not admit this step: every rank agreed on a shorter one, and the fit begins anew.
+            epoch, shortened = 0, shortened + 1
+            if target.dt <= 0.0:
+                raise NumericalError(
+                    f"step {step} at t = {target.t:g}: no step, however short, keeps the target positive and finite. "
+                    "Results up to here are kept. Raise sampling.samples or solver.epochs, or lower solver.jumps."
+                )
+            self._predict(begin, target.dt)
+        return result, used, shortened
+
+    def _epoch(self, step: int, stream: int, epoch: int, target: Target) -> Fit | None:
         """One gradient step; None when the time step was shortened instead."""
         draw = self._draw(step, stream, target)
         logq = draw.logq.detach()
@@ -173,7 +212,7 @@ class Projection:
             self._update(gradient, epoch)
         mean = d_sum / self.shards.samples
         variance = max(0.0, d_square / self.shards.samples - mean * mean)
-        return d_drawn / drawn, math.sqrt(variance), norm, total_weight**2 / w_square
+        return Fit(d_drawn / drawn, math.sqrt(variance), norm, total_weight**2 / w_square)
 
     def _draw(self, step: int, stream: int, target: Target) -> Draw:
         """Samples of q' and pushed samples of q_t with log q' (differentiable)."""
@@ -200,7 +239,7 @@ class Projection:
             weight = 1.0 / ((1.0 - f) + f * torch.exp(target.log_push(index) - logq))
         self._value, w = LOSSES[self.loss_name](logq, log_target, weight, target.logq.max())
         self._weight = many * w
-        too_small = (~(log_ratio >= math.log(MIN_RATIO))).sum()
+        too_small = (~torch.isfinite(log_ratio)).sum()
         difference = logq - log_target
         return torch.stack(
             [

@@ -22,6 +22,9 @@ from hpcme.dynamics.enumeration import Enumeration
 #: Smallest T/q that a step may ask for; below it the step is shortened. Zero would be the bare positivity bound,
 #: but log T must stay a quantity that a network can follow.
 MIN_RATIO = 0.02
+#: Largest dt a0 of a state, per order. Beyond 1, 2, 2.51, 2.79 the Taylor polynomial of a decaying state grows in
+#: size instead of decaying: the step would be unstable even where the target is positive. Half a unit inside that.
+MAX_EXITS = {1: 1.0 - MIN_RATIO, 2: 1.5, 3: 2.0, 4: 2.3}
 
 
 class Target:
@@ -68,8 +71,10 @@ class Target:
         return index
 
     def log_ratio(self, index: torch.Tensor) -> torch.Tensor:
-        """log(T/q) float64 [B] at numbered states, for the current dt; NaN where the target would be negative."""
-        return torch.log(self._ratio(index, self.dt))
+        """log(T/q) float64 [B] at numbered states, for the current dt; NaN where the step is too long for them:
+        the target would be below MIN_RATIO of q, or dt a0 above MAX_EXITS."""
+        ratio = self._ratio(index, self.dt)
+        return torch.where(self._fits(index, ratio, self.dt), torch.log(ratio), torch.full_like(ratio, torch.nan))
 
     def log_target(self, index: torch.Tensor) -> torch.Tensor:
         """log T, float64 [B], at numbered states."""
@@ -80,12 +85,15 @@ class Target:
         return self.logq[index] + torch.log(self.pushed[index])
 
     def admissible_step(self) -> float:
-        """Largest of dt, dt/2, dt/4, ... that keeps T/q >= MIN_RATIO at every state met so far."""
+        """Largest of dt, dt/2, dt/4, ... that fits every state met so far; 0 where none does."""
         every = (~torch.isnan(self.g[-1])).nonzero()[:, 0]
         dt = self.dt
-        while dt > 0.0 and every.numel() and not bool((self._ratio(every, dt) >= MIN_RATIO).all()):
+        while dt > 0.0 and every.numel() and not bool(self._fits(every, self._ratio(every, dt), dt).all()):
             dt *= 0.5
         return dt
+
+    def _fits(self, index: torch.Tensor, ratio: torch.Tensor, dt: float) -> torch.Tensor:
+        return (ratio >= MIN_RATIO) & (dt * self.a0[index] <= MAX_EXITS[self.order])
 
     def _ratio(self, index: torch.Tensor, dt: float) -> torch.Tensor:
         ratio = torch.ones(index.shape[0], dtype=torch.float64, device=self.device)

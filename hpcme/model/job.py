@@ -45,7 +45,8 @@ KEYS: dict[str, Key] = {
     "network.width": Key("int", 32, "hidden units (per species for made)", low=1, high=4096),
     "network.depth": Key("int", 1, "hidden layers", low=1, high=16),
     "network.head": Key(
-        "word", "auto", "logits of a count: free ones, or splines above a limit of 16", words=("auto", "categorical", "spline")
+        "word", "auto", "logits above a limit of 16: free ones, splines, or both; below always free",
+        words=("auto", "categorical", "spline", "count"),
     ),
     "network.order": Key("words", "auto", '"auto" (the model\'s order) or a list of all species'),
     "network.support_states": Key(

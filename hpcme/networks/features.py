@@ -17,7 +17,8 @@ def count_features(limit: int) -> np.ndarray:
     """Features of the counts 0..limit, float64 [limit + 1, F].
 
     limit <= 24: identity, F = limit + 1. Above: 20 cubic B-spline bumps in sqrt(n) (a partition of unity) and one
-    column linear in sqrt(n), F = 21.
+    column linear in sqrt(n), F = 21. The column lies in the span of the bumps: it is there because a slope is what
+    conditionals depend on most, and one weight learns it faster than twenty.
     """
     if limit <= ONE_HOT_LIMIT:
         return np.eye(limit + 1)

@@ -63,6 +63,7 @@ class World:
     def raise_together(self, error: HpcmeError | None) -> None:
         """Raise on all ranks the first rank's error, so that none is left waiting in a collective."""
         if error is not None:
+            error.together = True
             raise error
 
     def abort(self, code: int) -> None:
@@ -152,6 +153,7 @@ class MpiWorld(World):
     def raise_together(self, error: HpcmeError | None) -> None:
         first = next((e for e in self.comm.allgather(error) if e is not None), None)
         if first is not None:
+            first.together = True
             raise first
 
     def abort(self, code: int) -> None:
@@ -199,6 +201,7 @@ def open_world(device: str = "auto", timeout: float = 300.0) -> World:
         error = problem
     first = next((e for e in comm.allgather(error) if e is not None), None)
     if first is not None:
+        first.together = True
         raise first
     return MpiWorld(comm, place, local_rank, local_size, set_threads(local_size), timeout)
 

@@ -1,0 +1,275 @@
+"""`hpcme doctor`: is this machine, this launcher and this folder fit for hpcme? In words, with the fix."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import socket
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hpcme.cli.output import write
+from hpcme.cli.parsing import Command
+from hpcme.cli.ranks import ending, launched_rank
+from hpcme.errors import HpcmeError, InputError
+from hpcme.parallel.launch import launched_size
+
+_NEEDED = ("numpy", "scipy", "numba", "h5py", "torch", "mpi4py")
+_OPTIONAL = {"matplotlib": "hpcme plot", "xarray": "Run.to_xarray"}
+_MODEL = """[model]
+name = "doctor"
+[species]
+X = { initial = 0, max = 1 }
+[[reactions]]
+equation = "0 -> X"
+rate = 1.0
+"""
+
+
+class Report:
+    """Findings in order: (word, what, fix). `problem` makes the command fail, `note` does not."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, str]] = []
+
+    def ok(self, what: str) -> None:
+        self.lines.append(("OK", what, ""))
+
+    def note(self, what: str, fix: str = "") -> None:
+        self.lines.append(("NOTE", what, fix))
+
+    def problem(self, what: str, fix: str) -> None:
+        self.lines.append(("PROBLEM", what, fix))
+
+    @property
+    def problems(self) -> int:
+        return sum(word == "PROBLEM" for word, _, _ in self.lines)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--folder", default=".", metavar="DIR", help="test writing results here (default: this folder)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Exit code 0, or 65 when there is a problem; under mpiexec rank 0 prints for all."""
+    if not Path(args.folder).is_dir():
+        raise InputError(f"--folder {args.folder}: there is no such folder. Fix: name one that exists.")
+    report = Report()
+    ready = _packages(report)
+    facts = _ranks(report) if ready else {}
+    failed = facts.pop("failed", False)
+    if launched_rank() == 0:
+        if ready:
+            _compiler(report)
+            _storage(report, Path(args.folder))
+        _extras(report)
+        _print(args, report, facts)
+    return InputError.exit_code if failed or report.problems else 0
+
+
+def _print(args: argparse.Namespace, report: Report, facts: dict[str, Any]) -> None:
+    if args.json:
+        lines = [dict(zip(("result", "what", "fix"), line, strict=True)) for line in report.lines]
+        write(json.dumps({"problems": report.problems, "facts": facts, "findings": lines}, indent=1) + "\n")
+        return
+    text = ""
+    for word, what, fix in report.lines:
+        text += f"{word:<8} {what}\n" + (f"{'':<8} fix: {fix}\n" if fix else "")
+    count = report.problems
+    text += (
+        f"{count} problem{'s' if count > 1 else ''}: see PROBLEM above" if count else "everything is in order"
+    )
+    write(text + "\n")
+
+
+def _packages(report: Report) -> bool:
+    """Python and the packages that hpcme cannot do without; True when all can be loaded."""
+    report.ok(f"python {platform.python_version()} ({sys.executable})")
+    good = True
+    for name in _NEEDED:
+        try:
+            found = importlib.metadata.version(name)
+            if name != "mpi4py":  # loading it starts MPI; that has its own test below
+                importlib.import_module(name)
+        except Exception as problem:
+            report.problem(f"{name} cannot be loaded: {problem}", f"pip install {name}")
+            good = good and name == "mpi4py"
+        else:
+            report.ok(f"{name} {found}")
+    return good
+
+
+def _ranks(report: Report) -> dict[str, Any]:
+    """Launcher, MPI, devices, threads and an all-reduce over the ranks."""
+    from hpcme.parallel.world import open_world
+
+    size, launcher = launched_size()
+    facts: dict[str, Any] = {"launched": size, "launcher": launcher}
+    if size > 1:
+        report.ok(f"launcher: {launcher}, {size} processes")
+    else:
+        report.note(
+            "launcher: none seen, so this is one process. If you did start several and this report stands "
+            "here several times, they do not know of each other: each is a world of size 1 and would do all "
+            "of the work",
+            "only if so: use the mpiexec that came with the MPI library, or srun --mpi=pmi2 (MPICH) or "
+            "--mpi=pmix (Open MPI)",
+        )
+    try:
+        world = open_world("auto", 60.0)
+    except Exception as problem:  # whatever it is, the user needs the rest of the report
+        report.problem(
+            f"the {size} processes cannot be joined: {problem}",
+            "as said above; until then every process is a world of size 1 of its own, and all would do the "
+            f"same work. The MPI library that is loaded here: {_mpi_library(size)[1]}",
+        )
+        return facts | {"failed": True}
+    with ending(world):
+        _world(report, facts, world)
+        facts["failed"] = world.any(report.problems > 0)
+    return facts
+
+
+def _world(report: Report, facts: dict[str, Any], world) -> None:
+    import torch
+
+    found, library = _mpi_library(world.size)
+    facts |= {"size": world.size, "mpi": library, "threads": world.threads, "gpus": torch.cuda.device_count()}
+    total = world.sum_(torch.ones(1, dtype=torch.float64, device=world.device)).item()
+    hosts = world.gather((socket.gethostname(), str(world.device)))
+    if total == world.size:
+        report.ok(f"torch.distributed: an all-reduce over {world.size} rank(s) adds up")
+    else:
+        report.problem(
+            f"torch.distributed: adding 1 over {world.size} ranks gave {total}", "report this launch"
+        )
+    report.ok(f"MPI: {library}") if found else report.note(
+        f"MPI: {library}; one process needs none", "for several: pip install mpich"
+    )
+    if hosts is not None:
+        names = dict.fromkeys(name for name, _ in hosts)
+        facts["ranks_per_host"] = {name: sum(name == other for other, _ in hosts) for name in names}
+        places = ", ".join(f"{count} on {name}" for name, count in facts["ranks_per_host"].items())
+        report.ok(f"ranks: {places}; rank 0 computes on {hosts[0][1]}")
+    cpus = len(os.sched_getaffinity(0))
+    report.ok(f"threads: {world.threads} a rank ({cpus} CPUs may be used here; HPCME_THREADS overrides)")
+    if world.local_size * world.threads > os.cpu_count():
+        report.note(
+            f"{world.local_size} ranks share {os.cpu_count()} CPUs of this host", "start fewer ranks a host"
+        )
+    gpus = [torch.cuda.get_device_name(i) for i in range(facts["gpus"])]
+    report.ok(f"GPUs: {', '.join(gpus)}") if gpus else report.note(
+        "GPUs: torch sees none; the CPU will be used"
+    )
+
+
+def _mpi_library(size: int) -> tuple[bool, str]:
+    """(found, its name or what is wrong); does not start MPI in a process that needs none."""
+    try:
+        import mpi4py
+
+        if size == 1 and "mpi4py.MPI" not in sys.modules:
+            mpi4py.rc.initialize = False
+        from mpi4py import MPI
+
+        return True, " ".join(MPI.Get_library_version().split("\n")[0].split("\0")[0].split())[:60]
+    except (ImportError, RuntimeError) as problem:
+        return False, f"none can be loaded ({problem})"
+
+
+def _compiler(report: Report) -> None:
+    """Compile and run a kernel, and see where compiled code is kept."""
+    import numpy as np
+
+    try:
+        from hpcme.kernels.dedup import unique_states
+        from hpcme.kernels.randomness import next_word
+
+        count = len(unique_states(np.array([[1, 2], [1, 2], [0, 3]], dtype=np.int32))[0])
+    except Exception as problem:
+        report.problem(
+            f"numba cannot compile: {problem}", "set NUMBA_CACHE_DIR to a writable folder on a local disk"
+        )
+        return
+    if count != 2:
+        report.problem(f"a compiled kernel counted {count} distinct states of 2", "reinstall numba")
+    else:
+        report.ok(f"numba compiles; compiled code is kept in {next_word.stats.cache_path}")
+
+
+def _storage(report: Report, folder: Path) -> None:
+    """Write, verify and read a tiny run."""
+    import numpy as np
+
+    from hpcme.model.reader import load_model_text
+    from hpcme.store.reader import open_run, verify_run
+    from hpcme.store.reference import write_fsp_run
+
+    place = folder.absolute()
+    net = load_model_text(_MODEL)
+    identity = {
+        "kind": "fsp",
+        "model_text": net.text,
+        "model_hash": net.hash,
+        "job_text": "doctor",
+        "job_hash": "doctor",
+        "species": list(net.species),
+        "limits": net.limits.tolist(),
+        "report_times": [0.0],
+        "units": {"time": "1"},
+    }
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".hpcme-doctor-") as temporary:
+            run = Path(temporary) / "run"
+            write_fsp_run(
+                run, identity, np.zeros(1), np.array([[0], [1]]), np.array([[0.25, 0.75]]), np.zeros(1)
+            )
+            problems = verify_run(run)
+            with open_run(run) as opened:
+                good = not problems and opened.mean[0, 0] == 0.75
+    except (HpcmeError, OSError) as problem:
+        report.problem(
+            f"results cannot be written to {place}: {problem}",
+            "run in, or give --out in, a folder that you may write to",
+        )
+        return
+    except Exception:
+        report.problem(
+            f"HDF5 fails in {place}: {traceback.format_exc(limit=-1).strip()}",
+            "reinstall h5py: pip install h5py",
+        )
+        return
+    if good:
+        report.ok(f"results can be written to {place} and read back (HDF5)")
+    else:
+        report.problem(f"results written to {place} read back wrong", "use another file system")
+
+
+def _extras(report: Report) -> None:
+    for name, use in _OPTIONAL.items():
+        if importlib.util.find_spec(name) is None:
+            report.note(f"{name} is not installed; only {use} needs it", f"pip install {name}")
+        else:
+            report.ok(f"{name} {importlib.metadata.version(name)} (for {use})")
+
+
+COMMANDS = (
+    Command(
+        "doctor",
+        "test this machine: packages, MPI, ranks, GPUs and results folder",
+        "hpcme doctor\nmpiexec -n 2 hpcme doctor",
+        options,
+        execute,
+        parallel=True,
+    ),
+)

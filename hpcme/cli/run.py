@@ -1,0 +1,192 @@
+"""`hpcme run`: solve a job, or continue it where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from hpcme.cli.folders import claim
+from hpcme.cli.output import Table, add_formats, seconds_text, show, with_error
+from hpcme.cli.parsing import Command, add_job, add_quiet, read_job
+from hpcme.cli.progress import Display
+from hpcme.cli.ranks import ending, launched_rank
+from hpcme.errors import HpcmeError, MoreTime
+
+if TYPE_CHECKING:
+    from hpcme.store.reader import Run
+
+
+class StopRequest:
+    """Signals that ask for a pause: SIGTERM, SIGUSR2 and Ctrl-C set a flag, which is read after each step.
+
+    A second Ctrl-C ends the process at once. NCCL takes SIGUSR1 for itself, hence SIGUSR2. Use as a context
+    manager; call it to read the flag.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._before: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        return bool(self.name)
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._asked)
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self.name:
+                raise KeyboardInterrupt
+            if launched_rank() == 0:
+                sys.stderr.write("\nhpcme: stopping after this step; Ctrl-C again ends at once\n")
+        self.name = signal.Signals(number).name
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    add_job(parser)
+    parser.add_argument(
+        "--out", metavar="DIR", help="run folder (default: output.dir, or runs/ and the job's name)"
+    )
+    add_quiet(parser)
+    add_formats(parser)
+
+
+def execute(args: argparse.Namespace) -> int:
+    began = time.perf_counter()
+    with StopRequest() as stop:
+        job = read_job(args)
+        folder = Path(args.out) if args.out else job.out
+        from hpcme.driver import solve
+        from hpcme.parallel.world import open_world
+
+        world = open_world(job["run.device"], job["run.timeout"])
+        with ending(world), Display("hpcme", quiet=args.quiet or not world.main) as display:
+            before = _already(world, folder, job)
+            try:
+                run = solve(job, out=folder, world=world, say=display.say, progress=display.step, stop=stop)
+            except KeyboardInterrupt:
+                raise MoreTime("ended at once; the same command continues from the last checkpoint") from None
+            display.wipe()
+            status = world.share(run.status)
+            if status != "done":
+                raise MoreTime(_unfinished(run, folder, stop))
+            if world.main and (not args.quiet or args.json or args.csv):
+                _summary(args, run, folder, before, time.perf_counter() - began)
+    return 0
+
+
+def _already(world, folder: Path, job) -> bool:
+    """Whether the folder holds this run, finished; on every rank. Raises on every rank if it is unusable."""
+    from hpcme.driver import identity
+
+    error, done = None, False
+    if world.main:
+        try:
+            done = claim(folder, identity(job))
+        except HpcmeError as problem:
+            error = problem
+    world.raise_together(error)
+    return world.share(done)
+
+
+def _unfinished(run: Run, folder: Path, stop: StopRequest) -> str:
+    series = run.series()
+    where = (
+        f"at step {series['step'][-1]}, t = {series['t'][-1]:g}"
+        if len(series.get("t", ()))
+        else "at its start"
+    )
+    why = f" after {stop.name}" if stop.name else ""
+    return f"stopped{why} {where}, with a checkpoint in {folder}; the same command continues it"
+
+
+def _summary(args: argparse.Namespace, run: Run, folder: Path, before: bool, wall: float) -> None:
+    from hpcme.analysis.statistics import stats_table
+
+    last = stats_table(run, [run.times[-1]])
+    series = run.series()
+    data = {
+        "folder": str(folder),
+        "results": str(folder / "results.h5"),
+        "already_finished": before,
+        "wall_seconds": wall,
+        "steps": len(series.get("t", ())),
+        "solver_seconds": float(series["wall"].sum()) if "wall" in series else None,
+        **last,
+    }
+    name = shlex.quote(str(folder))
+
+    def text():
+        yield (
+            "already finished: nothing was done"
+            if before
+            else f"done in {seconds_text(wall)}, {data['steps']} time steps"
+        )
+        yield f"run folder  {folder}"
+        yield f"results     {data['results']}"
+        yield moments(last)
+        yield f"next: hpcme stats {name}"
+        yield f"      hpcme compare {name} --with exact    (or ssa, where the states are too many)"
+        yield f"      hpcme plot {name}"
+
+    show(args, data, text, lambda: moments_csv(last))
+
+
+def moments(stats: dict[str, Any]) -> Table:
+    """Mean +- standard error and sd +- standard error of every species, for people."""
+    rows = [
+        [
+            t,
+            name,
+            with_error(stats["mean"][k][i], stats["mean_se"][k][i]),
+            with_error(stats["sd"][k][i], stats["sd_se"][k][i]),
+        ]
+        for k, t in enumerate(stats["times"])
+        for i, name in enumerate(stats["species"])
+    ]
+    return Table("", ["time", "species", "mean", "sd"], rows)
+
+
+def moments_csv(stats: dict[str, Any]) -> Table:
+    """One row per time and species: moments, and the covariances with all species."""
+    species = stats["species"]
+    columns = ["mean", "mean_se", "sd", "sd_se"]
+    header = ["time", "species", *columns]
+    header += [f"cov_{name}" for name in species] + [f"cov_se_{name}" for name in species]
+    rows = [
+        [
+            t,
+            name,
+            *(stats[c][k][i] for c in columns),
+            *stats["covariance"][k][i],
+            *stats["covariance_se"][k][i],
+        ]
+        for k, t in enumerate(stats["times"])
+        for i, name in enumerate(species)
+    ]
+    return Table("", header, rows)
+
+
+COMMANDS = (
+    Command(
+        "run",
+        "solve a job, or continue it where it stopped",
+        "hpcme run jobs/models/birth_death.toml --end 10 --out runs/bd\n"
+        "mpiexec -n 4 hpcme run job.toml --set solver.epochs=50",
+        options,
+        execute,
+        parallel=True,
+    ),
+)

@@ -1,0 +1,155 @@
+"""`hpcme status` and `hpcme verify`: where runs stand, and whether their files are whole."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpcme.cli.output import Table, add_formats, show
+from hpcme.cli.parsing import Command, add_run
+from hpcme.errors import InputError
+
+if TYPE_CHECKING:
+    from hpcme.store.files import Manifest
+
+
+def status_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folders", metavar="DIR", nargs="+", help="run folders, or folders that hold run folders"
+    )
+    add_formats(parser)
+
+
+def status(args: argparse.Namespace) -> int:
+    """One line per run; a run that cannot be read is a line too."""
+    rows = [_row(folder) for place in args.folders for folder in _runs_in(Path(place))]
+    header = ["folder", "state", "kind", "t", "end", "step", "last_commit", "remark"]
+    table = Table("", header, [[row[name] for name in header] for row in rows])
+    show(args, rows, lambda: [table], lambda: table)
+    return 0
+
+
+def _runs_in(place: Path) -> list[Path]:
+    """The folder itself when it is a run, else the runs one level below it."""
+    from hpcme.store.files import MANIFEST
+
+    if not place.is_dir():
+        raise InputError(
+            f"{place}: there is no such folder. Fix: name run folders, or a folder that holds some."
+        )
+    if (place / MANIFEST).exists():
+        return [place]
+    found = sorted(folder.parent for folder in place.glob(f"*/{MANIFEST}"))
+    if not found:
+        raise InputError(
+            f"{place} is no run folder and holds none (no {MANIFEST}). Fix: name the folder given to --out."
+        )
+    return found
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    from hpcme.store.files import MANIFEST, Manifest
+
+    try:
+        manifest = Manifest.load(folder)
+    except InputError as error:
+        empty = dict.fromkeys(("kind", "t", "end", "step", "last_commit"))
+        return {"folder": str(folder), "state": "damaged", **empty, "remark": str(error)}
+    state, remark = _state(folder, manifest)
+    when = datetime.fromtimestamp((folder / MANIFEST).stat().st_mtime).astimezone()
+    return {
+        "folder": str(folder),
+        "state": state,
+        "kind": manifest.kind,
+        "t": _reached(folder, manifest),
+        "end": manifest.report_times[-1],
+        "step": manifest.entries[-1].step if manifest.entries else None,
+        "last_commit": when.isoformat(sep=" ", timespec="seconds"),
+        "remark": remark,
+    }
+
+
+def _reached(folder: Path, manifest: Manifest) -> float | None:
+    """Time of the last step on the disk; None when there is none, or its file cannot be read."""
+    from hpcme.store.segments import read_segment
+
+    if manifest.status == "done":
+        return manifest.report_times[-1]
+    rows = manifest.of_kind("series")
+    try:
+        return float(read_segment(folder, rows[-1], manifest.uuid)["t"][-1]) if rows else None
+    except (InputError, KeyError):
+        return None  # hpcme verify says what is wrong with it
+
+
+def _state(folder: Path, manifest: Manifest) -> tuple[str, str]:
+    """ "running" stays in the manifest until the run ends in good order; the lock tells who works on it."""
+    from hpcme.store.lock import LOCK, describe_owner, owner_is_dead, owner_of_this_process
+
+    if manifest.status != "running":
+        return manifest.status, ""
+    again = "the same command continues it"
+    try:
+        owner = {key: str(value) for key, value in json.loads((folder / LOCK).read_bytes()).items()}
+        dead = owner_is_dead(owner, owner_of_this_process())
+        who = describe_owner(owner)
+    except FileNotFoundError:
+        return "interrupted", again
+    except (OSError, ValueError, KeyError, AttributeError):
+        return "running", "its lock cannot be read"
+    if dead:
+        return "interrupted", f"{who} is gone; {again}"
+    return "running", who if dead is False else f"{who}, as far as can be seen from here"
+
+
+def verify_options(parser: argparse.ArgumentParser) -> None:
+    add_run(parser, "run folder")
+    add_formats(parser, csv_too=False)
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Exit code 0 when every file is whole, else 65 with the problems."""
+    from hpcme.store.files import Manifest
+    from hpcme.store.reader import verify_run
+
+    manifest = Manifest.load(Path(args.run))
+    problems = verify_run(args.run)
+    total = sum(entry.bytes for entry in manifest.entries)
+    data = {
+        "folder": args.run,
+        "status": manifest.status,
+        "files": len(manifest.entries),
+        "bytes": total,
+        "problems": problems,
+    }
+    good = (
+        f"{args.run}: all {len(manifest.entries)} files are whole ({total} bytes), status {manifest.status}"
+    )
+    if problems and not args.json:
+        raise InputError(
+            f"{args.run}: {len(problems)} of {len(manifest.entries)} files are not whole:\n"
+            + "\n".join(problems)
+        )
+    show(args, data, lambda: [good])
+    return InputError.exit_code if problems else 0
+
+
+COMMANDS = (
+    Command(
+        "status",
+        "one line per run: state, time, step, last commit",
+        "hpcme status runs",
+        status_options,
+        status,
+    ),
+    Command(
+        "verify",
+        "check every file of a run by size, checksum and content",
+        "hpcme verify runs/bd",
+        verify_options,
+        verify,
+    ),
+)

@@ -1,0 +1,136 @@
+"""Small reaction networks and jobs shared by the tests of networks, dynamics and ranks."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+
+from hpcme import load_job
+from hpcme.dynamics.evolve import Evolution
+from hpcme.driver import prepare, shards_of
+from hpcme.model.reader import load_model_text
+from hpcme.networks import support as supports
+from hpcme.networks.gru import GRU
+from hpcme.networks.made import MADE
+from hpcme.parallel.world import World
+
+TOGGLE = """
+[model]
+name = "small_toggle"
+[parameters]
+s = 8.0
+b = 0.05
+u = 0.4
+[species]
+Gx = { initial = 1, max = 1 }
+Gy = { initial = 1, max = 1 }
+Px = { initial = 0, max = 24 }
+Py = { initial = 0, max = 20 }
+[[reactions]]
+equation = "Gx -> Gx + Px"
+rate = "s"
+[[reactions]]
+equation = "Gy -> Gy + Py"
+rate = "s"
+[[reactions]]
+equation = "Px -> 0"
+rate = 1
+[[reactions]]
+equation = "Py -> 0"
+rate = 1
+[[reactions]]
+equation = "2 Px + Gy -> 0"
+rate = "b"
+[[reactions]]
+equation = "2 Py + Gx -> 0"
+rate = "b"
+[[reactions]]
+equation = "0 -> 2 Px + Gy"
+propensity = "u*(1 - Gy)"
+[[reactions]]
+equation = "0 -> 2 Py + Gx"
+propensity = "u*(1 - Gx)"
+"""
+
+CLOSED = """
+[model]
+name = "closed"
+[species]
+A = { initial = 2, max = 12 }
+D = { initial = 5, max = 12 }
+L = { initial = 5, max = 12 }
+[[reactions]]
+equation = "A + D -> 2 D"
+rate = 1
+[[reactions]]
+equation = "A + L -> 2 L"
+rate = 1
+[[reactions]]
+equation = "A -> D"
+rate = 1
+reverse_rate = 1
+[[reactions]]
+equation = "A -> L"
+rate = 1
+reverse_rate = 1
+"""
+
+DRIVEN = """
+[model]
+name = "driven"
+[species]
+X = { initial = 3, max = 20 }
+Y = { initial = 0, max = 6 }
+[[reactions]]
+equation = "0 -> X"
+rate = "4*(1 + 0.8*sin(3*t))"
+[[reactions]]
+equation = "X -> Y"
+rate = 1
+[[reactions]]
+equation = "2 Y -> 0"
+rate = 0.5
+"""
+
+MODELS = {"toggle": TOGGLE, "closed": CLOSED, "driven": DRIVEN}
+
+
+def model(name: str):
+    """One of MODELS as a ReactionNetwork; `<->` needs reverse rates, so closed is written with both directions."""
+    text = MODELS[name].replace('equation = "A -> D"', 'equation = "A <-> D"')
+    return load_model_text(text.replace('equation = "A -> L"', 'equation = "A <-> L"'), name)
+
+
+def job_of(name: str, end: float, **overrides):
+    """A job on one of MODELS with small sizes; overrides use __ for the dot in a key."""
+    keys = {
+        "time.end": end, "time.report": [end], "sampling.samples": 400, "sampling.shards": 6, "network.width": 12,
+        "solver.epochs": 5, "solver.start_epochs": 200, "output.report_samples": 600,
+    }  # fmt: skip
+    keys.update({key.replace("__", "."): value for key, value in overrides.items()})
+    return load_job({"model": model(name)}, overrides=keys)
+
+
+def evolution_of(job, world: World | None = None) -> Evolution:
+    """A run that keeps nothing, at its start."""
+    world = world or World(torch.device("cpu"), 1)
+    return prepare(job, world, shards_of(job, world))
+
+
+def all_states(limits) -> np.ndarray:
+    """Every state of the box, int32 [M, S]."""
+    return np.array(list(itertools.product(*(range(int(k) + 1) for k in limits))), dtype=np.int32)
+
+
+def random_network(kind: str, limits, order, support=None, *, depth: int = 1, head: str = "auto", seed: int = 0):
+    """A network whose heads are random too, so that nothing is zero by construction."""
+    limits = np.asarray(limits)
+    support = support or supports.box(limits[order])
+    torch.manual_seed(seed)
+    network = {"gru": GRU, "made": MADE}[kind](limits, order, support, 8, depth, head, torch.float64)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return network

@@ -1,0 +1,254 @@
+"""The batch script that CMake writes for a site: what it asks of Slurm, and when it requeues itself.
+
+The script runs here under bash with stand-ins for squeue, scontrol, the launcher and hpcme.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# The CMake of the environment that runs the tests comes first.
+PLACES = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+CMAKE = shutil.which("cmake", path=PLACES)
+pytestmark = pytest.mark.skipif(CMAKE is None, reason="there is no cmake (pip install cmake)")
+
+
+def program(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/bash\n" + text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A folder of stand-ins. The launcher says whose it is and runs the program once, handing signals on."""
+    bin_dir = tmp_path / "bin"
+    program(bin_dir / "python", "exit 1\n")
+    program(
+        bin_dir / "mpiexec",
+        'if [ "$1" = --version ]; then echo "HYDRA build details"; exit; fi\n'
+        'echo "launched: $*" >>log\nwhile [ "$1" != hpcme ]; do shift; done\nexec "$@"\n',
+    )
+    program(bin_dir / "squeue", 'echo "squeue $*" >>log; cat ends\n')
+    program(bin_dir / "scontrol", 'echo "scontrol $*" >>log\n')
+    program(
+        bin_dir / "hpcme",
+        'answer=\'[\\n {\\n  "step": %s,\\n  "t": 1\\n }\\n]\\n\'\n'
+        'if [ "$1" = status ]; then printf "$answer" "$(cat step)"; exit; fi\n'
+        'echo "hpcme $* deadline=${HPCME_DEADLINE:-none}" >>log\n. ./behaviour\n',
+    )
+    (tmp_path / "ends").write_text("2030-01-02T03:04:05\n")
+    (tmp_path / "step").write_text("null\n")
+    return tmp_path
+
+
+def configure(site: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    places = [f"-DHPCME_PYTHON={site}/bin/python", f"-DHPCME_LAUNCHER={site}/bin/mpiexec"]
+    command = [CMAKE, "-S", str(ROOT), "-B", str(site / "build"), *places, *options]
+    return subprocess.run(command, capture_output=True, text=True, check=check)
+
+
+def directives(site: Path) -> list[str]:
+    text = (site / "build/slurm/hpcme.sbatch").read_text()
+    head = text[: text.index("set -uo pipefail")]  # Slurm reads no directive after the first command
+    return re.findall(r"^#SBATCH (.*)$", head, re.MULTILINE)
+
+
+def start(site: Path, **environment: str) -> subprocess.Popen[str]:
+    slurm = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "3", "TZ": "UTC"}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "HPCME_"))}
+    script = site / "build/slurm/hpcme.sbatch"
+    command = ["bash", str(script), "job.toml", "out folder", "--set", "run.seed=5"]
+    everything = clean | slurm | environment
+    return subprocess.Popen(
+        command, cwd=site, env=everything, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def part(site: Path, behaviour: str, **environment: str) -> tuple[int, str, str]:
+    """Run one part of a job to its end: exit code, output, and the log of the stand-ins."""
+    (site / "behaviour").write_text(behaviour)
+    job = start(site, **environment)
+    output, _ = job.communicate(timeout=60)
+    return job.returncode, output, (site / "log").read_text()
+
+
+def test_the_script_asks_for_what_the_site_said(site):
+    configure(
+        site, "-DHPCME_PARTITION=fast", "-DHPCME_ACCOUNT=abc123", "-DHPCME_QOS=high", "-DHPCME_MEMORY=32G",
+        "-DHPCME_TIME=1-12:00:00", "-DHPCME_GPUS_PER_NODE=4", "-DHPCME_TASKS=4", "-DHPCME_CPUS_PER_TASK=8",
+        "-DHPCME_MODULES=cuda/12;gcc/13", "-DHPCME_SBATCH_EXTRA=--constraint=a100;--exclusive",
+    )  # fmt: skip
+    asked = directives(site)
+    for line in (
+        "--partition=fast", "--account=abc123", "--qos=high", "--mem=32G", "--time=1-12:00:00", "--nodes=1",
+        "--gpus-per-node=4", "--ntasks=4", "--cpus-per-task=8", "--constraint=a100", "--exclusive",
+        "--requeue", "--signal=B:USR2@120",
+    ):  # fmt: skip
+        assert line in asked
+    text = (site / "build/slurm/hpcme.sbatch").read_text()
+    assert "module load cuda/12\nmodule load gcc/13\n" in text
+    assert re.search(r"@[A-Z_]+@", text) is None
+    assert subprocess.run(["bash", "-n", str(site / "build/slurm/hpcme.sbatch")]).returncode == 0
+
+
+def test_what_the_site_left_out_is_left_to_the_cluster(site):
+    configure(site)
+    asked = " ".join(directives(site))
+    for option in ("partition", "account", "qos", "mem", "gpus"):
+        assert f"--{option}" not in asked
+    assert "module load" not in (site / "build/slurm/hpcme.sbatch").read_text()
+
+
+def test_the_example_site_file_is_taken(site):
+    configure(site, "-C", str(ROOT / "slurm/site-example.cmake"))
+    assert {"--account=abc123", "--gpus-per-node=4", "--mail-type=END,FAIL"} <= set(directives(site))
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("-DHPCME_TASKS=0", "HPCME_TASKS=0 must be a whole number, at least 1"),
+        ("-DHPCME_GPUS_PER_NODE=many", "HPCME_GPUS_PER_NODE=many must be a whole number"),
+        ("-DHPCME_TIME=tomorrow", "HPCME_TIME=tomorrow is not a Slurm time"),
+        ("-DHPCME_PARTITION=a b", 'HPCME_PARTITION="a b" must be one word'),
+        ("-DHPCME_SBATCH_EXTRA=constraint=a100", "every option must start with -"),
+        ("-DHPCME_GPUS_PER_NODE=1", "every rank needs its own"),
+    ],
+)
+def test_wrong_settings_are_refused_in_words(site, option, words):
+    done = configure(site, option, check=False)
+    assert done.returncode != 0
+    assert words in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [("HYDRA build details", "TERM"), ("mpiexec (Open MPI) 5.0.11", "USR2"), ("slurm 22.05.8", "USR2")],
+)
+def test_the_launcher_decides_which_signal_asks_for_the_stop(site, version, expected):
+    program(site / "bin/mpiexec", f'echo "{version}"\n')
+    configure(site)
+    assert f'\nstop_signal="{expected}"' in (site / "build/slurm/hpcme.sbatch").read_text()
+
+
+def test_installing_puts_jobs_models_and_script_into_one_place(site):
+    configure(site)
+    install = [CMAKE, "--install", str(site / "build"), "--prefix", str(site / "place")]
+    subprocess.run(install, check=True, capture_output=True)
+    share = site / "place/share/hpcme"
+    assert os.access(share / "slurm/hpcme.sbatch", os.X_OK)
+    for job in (ROOT / "jobs").rglob("*.toml"):
+        assert (share / job.relative_to(ROOT)).read_bytes() == job.read_bytes()
+
+
+def test_a_part_runs_the_job_on_all_tasks_and_knows_its_deadline(site):
+    configure(site, "-DHPCME_LAUNCH_FLAGS=--bind-to none")
+    code, output, log = part(site, "exit 0")
+    assert code == 0, output
+    assert "launched: -n 3 --bind-to none hpcme run job.toml --out out folder --set run.seed=5\n" in log
+    assert "squeue -h -j 77 -o %e" in log
+    assert "scontrol" not in log
+
+
+@pytest.mark.parametrize("code", [0, 65, 70, 74, 76, 143])
+def test_every_end_but_75_is_passed_on_and_not_requeued(site, code):
+    configure(site)
+    (site / "step").write_text("3")
+    ended, _, log = part(site, f"echo 9 >step; exit {code}")
+    assert ended == code
+    assert "scontrol" not in log
+
+
+def test_a_stop_that_advanced_goes_back_into_the_queue(site):
+    configure(site)
+    code, output, log = part(site, "echo 12 >step; exit 75", SLURM_RESTART_COUNT="3")
+    assert code == 0
+    assert "advanced from step 0 to 12" in output
+    assert log.splitlines()[-1] == "scontrol requeue 77"  # the last act
+
+
+def test_a_stop_without_progress_ends_the_job(site):
+    configure(site)
+    (site / "step").write_text("12")
+    code, output, log = part(site, "exit 75")
+    assert code == 75
+    assert "without having advanced" in output and "scontrol" not in log
+
+
+@pytest.mark.parametrize(("restarts", "requeued"), [("1", True), ("2", False)])
+def test_restarts_are_limited(site, restarts, requeued):
+    configure(site, "-DHPCME_MAX_RESTARTS=2")
+    code, output, log = part(site, "echo 12 >step; exit 75", SLURM_RESTART_COUNT=restarts)
+    assert ("scontrol requeue 77" in log) == requeued
+    assert code == (0 if requeued else 75)
+    assert ("HPCME_MAX_RESTARTS=2" in output) != requeued
+
+
+def test_one_task_of_an_array_requeues_itself_and_not_the_array(site):
+    configure(site)
+    _, _, log = part(site, "echo 12 >step; exit 75", SLURM_ARRAY_JOB_ID="77", SLURM_ARRAY_TASK_ID="4")
+    assert "squeue -h -j 77_4 -o %e" in log
+    assert log.splitlines()[-1] == "scontrol requeue 77_4"
+
+
+def test_a_requeue_that_slurm_refuses_is_told(site):
+    configure(site)
+    program(site / "bin/scontrol", "exit 1\n")
+    code, output, _ = part(site, "echo 12 >step; exit 75")
+    assert code == 75
+    assert "requeueing failed" in output
+
+
+@pytest.mark.parametrize("ends", ["N/A", ""])
+def test_without_a_time_limit_there_is_no_deadline(site, ends):
+    configure(site)
+    (site / "ends").write_text(ends)
+    _, _, log = part(site, "exit 0")
+    assert "deadline=none" in log
+
+
+def test_the_deadline_is_the_end_that_slurm_told(site):
+    configure(site)
+    _, _, log = part(site, "exit 0")
+    assert "deadline=1893553445" in log  # 2030-01-02 03:04:05 UTC
+
+
+@pytest.mark.parametrize(("sent", "requeued"), [(signal.SIGUSR2, True), (signal.SIGTERM, False)])
+def test_a_signal_reaches_the_run_and_the_script_waits_for_its_checkpoint(site, sent, requeued):
+    """Near the time limit (USR2) the job goes on later; cancelled (TERM) it stays ended. Both save first."""
+    configure(site)
+    (site / "behaviour").write_text(
+        "trap 'sleep 1; echo 12 >step; echo checkpointed >>log; exit 75' TERM; touch started\n"
+        "while :; do sleep 0.05; done\n"
+    )
+    job = start(site)
+    while not (site / "started").exists():
+        assert job.poll() is None, job.stdout.read()
+        time.sleep(0.02)
+    job.send_signal(sent)
+    output, _ = job.communicate(timeout=60)
+    log = (site / "log").read_text()
+    assert "asking the run to stop at a checkpoint" in output
+    assert "hpcme ended with exit code 75" in output
+    assert "checkpointed" in log
+    assert ("scontrol requeue 77" in log) == requeued
+    assert job.returncode == (0 if requeued else 75)
+
+
+def test_a_call_without_arguments_explains_itself(site):
+    configure(site)
+    done = subprocess.run(["bash", str(site / "build/slurm/hpcme.sbatch")], capture_output=True, text=True)
+    assert done.returncode == 65
+    assert "usage: sbatch hpcme.sbatch JOB.toml RUN_FOLDER" in done.stdout

@@ -1,0 +1,123 @@
+"""Job files: defaults, overrides, report times, identity, and errors that name key, value and what is allowed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from solver_cases import TOGGLE, model
+
+from hpcme import load_job
+from hpcme.errors import InputError
+from hpcme.model.job import KEYS, parse_override
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "toggle.toml").write_text(TOGGLE)
+    path = folder / "job.toml"
+    path.write_text(text)
+    return path
+
+
+GOOD = 'model = "toggle.toml"\n[parameters]\nb = 0.1\n[time]\nend = 2.0\nreport = {every = 0.5}\n[run]\nseed = 7\n'
+
+
+def test_a_job_file_resolves_with_defaults(tmp_path):
+    job = load_job(write(tmp_path, GOOD))
+    assert job.net.parameters["b"] == 0.1 and job["run.seed"] == 7 and job.name == "job"
+    assert job.report_times.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert all(job[key] == spec.default for key, spec in KEYS.items() if key.startswith("network."))
+    assert json.loads(job.text())["time.report"] == [0.0, 0.5, 1.0, 1.5, 2.0]
+
+
+def test_a_model_file_is_a_job_with_defaults(tmp_path):
+    write(tmp_path, GOOD)
+    job = load_job(tmp_path / "toggle.toml", overrides={"time.end": 3})
+    assert job.report_times.tolist() == pytest.approx(np.linspace(0, 3, 11).tolist()) and job.name == "toggle"
+    with pytest.raises(InputError, match="time.end.*missing"):
+        load_job(tmp_path / "toggle.toml")
+    assert load_job(tmp_path / "toggle.toml", need_end=False)["time.end"] is None
+
+
+def test_report_times_always_hold_start_and_end(tmp_path):
+    def times(report, end=1.0):
+        return load_job({"model": model("driven"), "time": {"end": end, "report": report}}).report_times.tolist()
+
+    assert times([0.3, 0.1, 0.3]) == [0.0, 0.1, 0.3, 1.0]
+    assert times({"every": 0.4}) == [0.0, 0.4, 0.8, 1.0]
+    assert times({"every": 0.1}, 0.3)[-2:] == [0.2, 0.3]  # 3 * 0.1 is not 0.3 in floating point
+    assert times({"every": 5.0}) == [0.0, 1.0]
+
+
+def test_identity_ignores_what_may_change_between_parts_of_a_run():
+    job = load_job({"model": model("driven"), "time": {"end": 1.0}})
+    same = load_job({"model": model("driven"), "time": {"end": 1.0}, "output": {"checkpoint_steps": 7, "dir": "x"}})
+    other = load_job({"model": model("driven"), "time": {"end": 1.0}, "solver": {"epochs": 21}})
+    assert job.hash == same.hash != other.hash
+
+
+def test_overrides_are_read_as_toml_or_bare_words():
+    assert parse_override("solver.epochs = 50") == ("solver.epochs", 50)
+    assert parse_override("network.kind=made") == ("network.kind", "made")
+    assert parse_override("time.report=[1, 2.5]") == ("time.report", [1, 2.5])
+    for wrong in ("solver.epochs", "=3"):
+        with pytest.raises(InputError, match="key=value"):
+            parse_override(wrong)
+
+
+WRONG = [
+    ('model = "toggle.toml"\n', ["time.end", "missing"]),
+    ("[time]\nend = 1\n", ["model", "missing"]),
+    ('model = "togle.toml"\n[time]\nend = 1\n', ["togle.toml", "no"]),
+    ("model = 3\n[time]\nend = 1\n", ["model = 3", "path"]),
+    (GOOD + "[solvr]\nepochs = 1\n", ['"solvr"', 'mean "solver"']),
+    (GOOD + "[solver]\nepoch = 1\n", ['"solver.epoch"', 'mean "solver.epochs"']),
+    (GOOD + "[solver]\nepochs = 0\n", ["solver.epochs = 0", "1 to 1e+06"]),
+    (GOOD + "[solver]\nepochs = 2.5\n", ["solver.epochs = 2.5", "integer"]),
+    (GOOD + "[solver]\nepochs = true\n", ["solver.epochs = True", "integer"]),
+    (GOOD + "[solver]\nlearning_rate = nan\n", ["solver.learning_rate", "number"]),
+    (GOOD + '[solver]\nloss = "KL"\n', ["solver.loss = 'KL'", '"hellinger"']),
+    (GOOD + '[solver]\nloss = "helinger"\n', ['mean "hellinger"']),
+    (GOOD + '[solver]\ndt = "fast"\n', ["solver.dt = 'fast'", '"auto"']),
+    (GOOD + "[solver]\ndt = 0\n", ["solver.dt = 0", "> 0"]),
+    (GOOD + '[network]\nkind = "transformer"\n', ["network.kind", '"gru"', '"made"']),
+    (GOOD + '[network]\norder = ["Gx", "Gy", "Px"]\n', ["network.order", "every species once"]),
+    (GOOD + '[network]\norder = "random"\n', ["network.order", '"auto"']),
+    (GOOD + "[sampling]\nsamples = 10\nshards = 8\n", ["sampling.samples = 10", "sampling.shards = 8"]),
+    (GOOD + "[sampling]\ncover = 1.0\n", ["sampling.cover = 1.0", "0 to 0.9"]),
+    (GOOD + "[run]\ndeterministic = 1\n", ["unknown"]) if False else (GOOD.replace("seed = 7", "seed = -1"), ["run.seed = -1"]),
+    (GOOD.replace("seed = 7", "deterministic = 1"), ["run.deterministic = 1", "true or false"]),
+    (GOOD.replace("seed = 7", 'device = "gpu"'), ["run.device = 'gpu'", '"cuda"']),
+    (GOOD.replace("end = 2.0", "end = -2.0"), ["time.end = -2.0"]),
+    (GOOD.replace("end = 2.0", "end = 0"), ["time.end", "> 0"]),
+    (GOOD.replace("{every = 0.5}", "{every = -1}"), ["time.report", "every"]),
+    (GOOD.replace("{every = 0.5}", "{each = 1}"), ["time.report", "every"]),
+    (GOOD.replace("{every = 0.5}", "[1, 3.0]"), ["time.report", "3.0", "0 to end"]),
+    (GOOD.replace("{every = 0.5}", "5"), ["time.report = 5", "every"]),
+    (GOOD.replace("{every = 0.5}", "{every = 1e-9}"), ["time.report", "100000"]),
+    (GOOD.replace("b = 0.1", "bb = 0.1"), ["bb", 'mean "b"']),
+    (GOOD.replace("b = 0.1", "b = -0.1"), ["-0.1"]),
+    ("parameters = 3\n" + GOOD.replace("[parameters]\nb = 0.1\n", ""), ["parameters = 3", "table"]),
+    (GOOD + '[output]\ndir = ""\n', ["output.dir", "text"]),
+    ("model = \n", ["not valid TOML"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "words"), WRONG)
+def test_wrong_jobs_are_refused_with_the_fix(tmp_path, text, words):
+    with pytest.raises(InputError) as caught:
+        load_job(write(tmp_path, text))
+    for word in words:
+        assert word in str(caught.value)
+    assert caught.value.exit_code == 65
+
+
+def test_files_that_are_no_jobs(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        load_job(tmp_path / "absent.toml")
+    (tmp_path / "job.json").write_text("{}")
+    with pytest.raises(InputError, match=r"must end in \.toml"):
+        load_job(tmp_path / "job.json")
+    (tmp_path / "bin.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_job(tmp_path / "bin.toml")
