@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +23,10 @@ from hpcme.dynamics.timers import Timers
 from hpcme.errors import HpcmeError, OutputError
 from hpcme.exact.shorttime import short_time_law
 from hpcme.model.job import Job, load_job
+from hpcme.networks.base import VAN
 from hpcme.networks.build import build_network, network_spec
+from hpcme.networks.heads import choose_head
+from hpcme.parallel.ending import ending
 from hpcme.parallel.world import World, open_world
 from hpcme.store.recorder import Recorder
 from hpcme.store.writer import RunWriter
@@ -49,33 +52,25 @@ def solve(
     job: a Job, a path of a job or model file, or a nested dict like a job file. out: run folder.
     say: receives lines for the user; progress: is called after every step; stop: asks for a pause when it
     returns True on any rank (the run then returns unfinished, and the same call continues it).
-    Raises InputError, OutputError or NumericalError.
+    world: ranks that the caller joined and uses in `with hpcme.parallel.ending.ending(world)`; default: join them here.
+    Raises InputError, OutputError or NumericalError on every rank; an error of one rank alone ends all of them.
     """
     from hpcme.store.reader import open_run
 
     if not isinstance(job, Job):
         job = load_job(job)
     folder = Path(out) if out is not None else job.out
-    own = world is None
-    world = open_world(job["run.device"], job["run.timeout"]) if world is None else world
-    try:
-        done = False
-        with _together(world):
-            done = world.main and finished(folder, job)
-        if not world.share(done):
-            quiet = say is None or not world.main
-            _solve(job, folder, world, _nothing if quiet else say, progress if world.main else None, stop)
-        world.share(None)  # the other ranks open the folder when rank 0 has finished it
-        return open_run(folder)
-    except HpcmeError as error:
-        if world.size > 1 and not error.together:
-            # Only this rank knows: the others wait for it in a collective and have to be ended.
-            sys.stderr.write(f"hpcme: rank {world.rank} of {world.size}: {error}\n")
-            world.abort(error.exit_code)
-        raise
-    finally:
-        if own:
-            world.close()
+    if world is None:
+        with ending(open_world(job["run.device"], job["run.timeout"])) as joined:
+            return solve(job, out=folder, world=joined, say=say, progress=progress, stop=stop)
+    done = False
+    with _together(world):
+        done = world.main and finished(folder, job)
+    if not world.share(done):
+        quiet = say is None or not world.main
+        _solve(job, folder, world, _nothing if quiet else say, progress if world.main else None, stop)
+    world.share(None)  # the other ranks open the folder when rank 0 has finished it
+    return open_run(folder)
 
 
 def finished(folder: Path, job: Job) -> bool:
@@ -132,20 +127,23 @@ def prepare(
     writer: of rank 0; None elsewhere, or for a run that keeps nothing (tests, benchmarks).
     """
     timers = timers or Timers()
-    spec = network_spec(
-        job.net, kind=job["network.kind"], width=job["network.width"], depth=job["network.depth"], head=job["network.head"],
-        order=job["network.order"], dtype=job["run.dtype"], support_states=job["network.support_states"],
-        end=job["time.end"],
-    )  # fmt: skip
+    checkpoint = world.share(writer.load_checkpoint() if writer is not None else None)
+    start = None
+    if checkpoint is None:
+        start = short_time_law(
+            job.net, jumps=job["solver.start_jumps"], t_max=float(job.report_times[1]),
+            max_states=job["solver.start_states"],
+        )  # fmt: skip
+        spec = _spec(job, marginals(start[1], start[2], job.net.limits))
+    else:
+        spec = json.loads(checkpoint[1]["network"])
     network = build_network(spec, job.net, seed=job["run.seed"]).to(world.device)
+    say(f"hpcme: {job.net.name}: {job.net.S} species, {job.net.R} reactions; {world.describe()}; "
+        f'network "{spec["kind"]}", {sum(p.numel() for p in network.parameters())} parameters')  # fmt: skip
+    if start is not None:
+        _fit_start(job, network, start, world, say)
     enumeration = make_enumeration(job.net, world.device)
     recorder = Recorder(job, world, writer, spec, shards)
-    say(f"hpcme: {job.net.name}: {job.net.S} species, {job.net.R} reactions; {world.describe()}; "
-        f'network "{job["network.kind"]}", {sum(p.numel() for p in network.parameters())} parameters')  # fmt: skip
-    checkpoint = world.share(writer.load_checkpoint() if writer is not None else None)
-    t0 = 0.0
-    if checkpoint is None:
-        t0 = _start(job, network, world, say)
     scheme = Projection(network, enumeration, shards, world, job, timers)
     evolution = Evolution(job, scheme, enumeration, world, recorder, timers)
     if checkpoint is not None:
@@ -153,22 +151,24 @@ def prepare(
         say(f"hpcme: continuing at step {evolution.step}, t = {evolution.t:g}")
     else:
         recorder.start()
-        evolution.report = 1
-        evolution.t = t0
-        if evolution.t >= evolution.times[1]:
-            evolution.t = float(evolution.times[1])
-            evolution.make_report()
+        evolution.begin(start[0])
         recorder.commit(0, evolution.state())
     return evolution
 
 
-def _start(job: Job, network, world: World, say: Say) -> float:
-    """Fit the network to the exact law at a short time; returns that time."""
-    began = time.perf_counter()
-    t0, states, p, lost = short_time_law(
-        job.net, jumps=job["solver.start_jumps"], t_max=float(job.report_times[1]),
-        max_states=job["solver.start_states"],
+def _spec(job: Job, pmfs: list[torch.Tensor]) -> dict[str, Any]:
+    """The network that a job asks for, with heads that can represent the marginals pmfs of the start."""
+    return network_spec(
+        job.net, kind=job["network.kind"], width=job["network.width"], depth=job["network.depth"],
+        heads=[choose_head(job["network.head"], pmf) for pmf in pmfs], order=job["network.order"],
+        dtype=job["run.dtype"], support_states=job["network.support_states"], end=job["time.end"],
     )  # fmt: skip
+
+
+def _fit_start(job: Job, network: VAN, start: tuple, world: World, say: Say) -> None:
+    """Fit the network to the exact law at a short time, on one rank, for all."""
+    began = time.perf_counter()
+    t0, states, p, lost = start
     kl = 0.0
     if world.main:
         network.set_marginals(marginals(states, p, job.net.limits))
@@ -177,7 +177,6 @@ def _start(job: Job, network, world: World, say: Say) -> float:
         world.broadcast_(tensor)
     say(f"hpcme: start at t = {t0:.4g}, exact on {len(states)} states (neglected {lost:.1e}); "
         f"fit KL {kl:.1e} in {time.perf_counter() - began:.1f} s")  # fmt: skip
-    return t0
 
 
 def _circumstances(job: Job, world: World) -> dict[str, Any]:

@@ -7,15 +7,16 @@ Exit codes (shared by all commands): 0 done, 65 bad input, 70 internal error, 74
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+
+_INTERRUPTED = 130  # what a shell gives for a program ended by Ctrl-C
 
 
 class HpcmeError(Exception):
     """Base class. The message is for the user: what was seen, what is allowed, how to fix it."""
 
     exit_code = 70
-    #: True where every rank of a run raises this error at the same point, so that none waits for another.
-    together = False
 
 
 class InputError(HpcmeError):
@@ -52,7 +53,28 @@ class NumericalError(HpcmeError):
     """
 
     exit_code = 76
-    together = True
+
+
+def explain(error: BaseException, who: str = "") -> tuple[str, int]:
+    """What to print for an error that ends a command, and the command's exit code.
+
+    who: whose error it is where that is not everybody's, like " on rank 1 of 2".
+    """
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, MoreTime):
+        return f"hpcme{who}: {error}", error.exit_code
+    if isinstance(error, HpcmeError):
+        return f"{trace if isinstance(error, InternalError) else ''}hpcme: error{who}: {error}", error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return f"hpcme: interrupted{who}", _INTERRUPTED
+    if isinstance(error, MemoryError):
+        return (
+            f"hpcme: error{who}: not enough memory ({str(error) or 'nothing more is known'}). Fix: fewer states, "
+            "samples or trajectories, or lower limits (max) of the species.",
+            InputError.exit_code,
+        )
+    bug = f"hpcme: error{who}: this is a bug in hpcme, not in your input; please report it with the lines above."
+    return trace + bug, InternalError.exit_code
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

@@ -29,7 +29,6 @@ hpcme_die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
 # What `hpcme_setup LEVEL` installs, as pip sees it.
 hpcme_extras() { if [ "$1" = test ]; then echo "test,plot,mpi,xarray"; else echo "plot,mpi"; fi; }
-hpcme_tools() { if [ "$1" = test ]; then echo "cmake h5netcdf"; fi; }
 
 # hpcme_missing PYTHON LEVEL: prints which modules that Python lacks; nothing when it is ready.
 hpcme_missing() {
@@ -76,7 +75,7 @@ hpcme_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 hpcme_wanted() {
     {
         cat "$hpcme_root/jobs/constraints.txt" "$hpcme_root/pyproject.toml"
-        echo "$1 $(hpcme_extras "$1") $(hpcme_tools "$1") $hpcme_venv ${HPCME_TORCH:-} ${HPCME_BASE_PYTHON:-}"
+        echo "$1 $(hpcme_extras "$1") $hpcme_venv ${HPCME_TORCH:-} ${HPCME_BASE_PYTHON:-}"
     } | sha256sum | cut -d ' ' -f 1
 }
 
@@ -165,9 +164,7 @@ hpcme_install() {
     fi
     # setuptools first and no build isolation: building hpcme then needs nothing that is not pinned.
     hpcme_pip -c "$constraints" setuptools
-    # shellcheck disable=SC2046
-    hpcme_pip -c "$constraints" --no-build-isolation -e "${hpcme_root}[$(hpcme_extras "$level")]" \
-        $(hpcme_tools "$level")
+    hpcme_pip -c "$constraints" --no-build-isolation -e "${hpcme_root}[$(hpcme_extras "$level")]"
     echo "$hpcme_venv" >"$hpcme_venv/.hpcme-path"
     hpcme_wanted "$level" >"$hpcme_venv/.hpcme-$level"
     [ "$level" = run ] || hpcme_wanted run >"$hpcme_venv/.hpcme-run" # the tests need all of run, and more
@@ -180,7 +177,7 @@ hpcme_use_own() {
     if [ -n "${HPCME_PYTHON:-}" ]; then
         missing=$(hpcme_missing "$HPCME_PYTHON" "$1")
         [ -z "$missing" ] || hpcme_die "HPCME_PYTHON=$HPCME_PYTHON cannot be used; it lacks: $missing
-Fix: $HPCME_PYTHON -m pip install -c jobs/constraints.txt -e '.[$(hpcme_extras "$1")]' $(hpcme_tools "$1")
+Fix: $HPCME_PYTHON -m pip install -c jobs/constraints.txt -e '.[$(hpcme_extras "$1")]'
 or unset HPCME_PYTHON: then .venv is made."
         hpcme_python=$(command -v "$HPCME_PYTHON")
         return 0

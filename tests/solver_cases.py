@@ -13,6 +13,7 @@ from hpcme.driver import prepare, shards_of
 from hpcme.model.reader import load_model_text
 from hpcme.networks import support as supports
 from hpcme.networks.gru import GRU
+from hpcme.networks.heads import CATEGORICAL_LIMIT
 from hpcme.networks.made import MADE
 from hpcme.parallel.world import World
 
@@ -124,12 +125,13 @@ def all_states(limits) -> np.ndarray:
     return np.array(list(itertools.product(*(range(int(k) + 1) for k in limits))), dtype=np.int32)
 
 
-def random_network(kind: str, limits, order, support=None, *, depth: int = 1, head: str = "auto", seed: int = 0):
+def random_network(kind: str, limits, order, support=None, *, depth: int = 1, head: str = "spline", seed: int = 0):
     """A network whose heads are random too, so that nothing is zero by construction."""
     limits = np.asarray(limits)
     support = support or supports.box(limits[order])
+    heads = ["categorical" if limit <= CATEGORICAL_LIMIT else head for limit in limits]
     torch.manual_seed(seed)
-    network = {"gru": GRU, "made": MADE}[kind](limits, order, support, 8, depth, head, torch.float64)
+    network = {"gru": GRU, "made": MADE}[kind](limits, order, support, 8, depth, heads, torch.float64)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.3 * torch.randn_like(parameter)

@@ -269,7 +269,7 @@ def test_serial_commands_refuse_several_processes(place, capsys, monkeypatch):
 def test_the_rank_that_prints_is_read_from_the_launcher(monkeypatch, variables, rank):
     import os
 
-    from hpcme.cli.ranks import launched_rank
+    from hpcme.parallel.launch import launched_rank
 
     for name in list(os.environ):
         if name.startswith(LAUNCHERS):

@@ -8,7 +8,7 @@ import torch
 from solver_cases import MODELS, all_states, job_of, evolution_of, model, random_network
 
 from hpcme.dynamics.enumeration import DeviceEnumeration, HostEnumeration
-from hpcme.dynamics.target import MIN_RATIO, Target
+from hpcme.dynamics.target import MAX_EXITS, MIN_RATIO, Target
 from hpcme.errors import InputError
 from hpcme.kernels.dedup import StateTable
 from hpcme.kernels.neighbours import outflow
@@ -119,6 +119,7 @@ def test_steps_are_shortened_until_the_target_is_positive_and_nothing_is_evaluat
     )
     index = target.number(torch.from_numpy(all_states(net.limits)[::7]))
     assert torch.isnan(target.log_ratio(index)).any()  # 1 - dt a0 < 0 at many states
+    assert torch.isnan(target.log_ratio(index)[target.a0[index] > MAX_EXITS[1]]).all()
     dt = target.admissible_step()
     assert dt in [0.5**j for j in range(1, 30)]
     before = sum(calls)

@@ -10,7 +10,7 @@ import hpcme.networks.base as base
 from hpcme.networks import support as supports
 from hpcme.networks.build import build_network, build_support, load_law, network_spec, parameters_of
 from hpcme.networks.features import BUMPS, count_features, uniform_bsplines
-from hpcme.networks.heads import CategoricalHead, CountHead, SplineHead, make_head
+from hpcme.networks.heads import CategoricalHead, SplineHead, choose_head
 
 LIMITS = np.array([2, 18, 1, 3])
 ORDERS = ([0, 1, 2, 3], [2, 0, 3, 1])
@@ -31,7 +31,7 @@ CASES = [
 ]
 
 
-def network_of(kind, depth, order, law, head="auto"):
+def network_of(kind, depth, order, law, head="spline"):
     order = list(order)
     return random_network(kind, LIMITS, order, sum_law(order) if law == "sum" else None, depth=depth, head=head)
 
@@ -97,7 +97,7 @@ def test_samples_have_the_networks_own_law(case):
 
 
 @pytest.mark.parametrize("kind", ["gru", "made"])
-@pytest.mark.parametrize("head", ["categorical", "spline", "count"])
+@pytest.mark.parametrize("head", ["categorical", "spline"])
 def test_gradients_of_drawn_log_probabilities_agree_with_finite_differences(kind, head):
     network = network_of(kind, 2, ORDERS[1], "box", head)
     n, _ = network.sample(uniforms(20))
@@ -135,7 +135,7 @@ def test_states_outside_the_box_have_probability_zero():
 
 
 def test_float32_networks_are_normalised_in_float64():
-    spec = network_spec(model("toggle"), kind="gru", width=8, depth=1, head="auto", order="auto", dtype="float32",
+    spec = network_spec(model("toggle"), kind="gru", width=8, depth=1, heads=["categorical"] * 2 + ["spline"] * 2, order="auto", dtype="float32",
                         support_states=10**5, end=1.0)  # fmt: skip
     network = build_network(spec, model("toggle"), seed=3)
     logq = network.log_prob(torch.from_numpy(all_states(model("toggle").limits)))
@@ -144,7 +144,7 @@ def test_float32_networks_are_normalised_in_float64():
 
 def test_a_network_survives_its_description_bitwise():
     net = model("closed")
-    spec = network_spec(net, kind="made", width=8, depth=2, head="auto", order=["L", "A", "D"], dtype="float64",
+    spec = network_spec(net, kind="made", width=8, depth=2, heads=["categorical"] * 3, order=["L", "A", "D"], dtype="float64",
                         support_states=10**5, end=1.0)  # fmt: skip
     network = build_network(spec, net, seed=5)
     with torch.no_grad():
@@ -179,21 +179,25 @@ def test_poisson_laws_are_exact_for_splines():
     assert float((logp.exp() - pmf / pmf.sum()).abs().sum()) / 2 < 1e-5
 
 
-@pytest.mark.parametrize("head", [CategoricalHead, CountHead])
-def test_heads_start_at_a_narrow_marginal_and_leave_no_count_impossible(head):
+def test_categorical_heads_start_at_a_narrow_marginal_and_leave_no_count_impossible():
     pmf = torch.zeros(40, dtype=torch.float64)
     pmf[28:32] = torch.tensor([0.1, 0.5, 0.3, 0.1], dtype=torch.float64)
-    made = head(4, 39, torch.float64)
+    made = CategoricalHead(4, 39, torch.float64)
     made.set_marginal(pmf)
     p = torch.softmax(made(torch.zeros(1, 4, dtype=torch.float64))[0], 0)
     assert (p > 0).all()
     assert torch.allclose(p[28:32] / p[28:32].sum(), pmf[28:32], atol=1e-9)
 
 
-def test_small_limits_take_free_logits():
-    assert isinstance(make_head("spline", 4, 16, torch.float64), CategoricalHead)
-    assert isinstance(make_head("auto", 4, 17, torch.float64), CountHead)
-    assert type(make_head("spline", 4, 17, torch.float64)) is SplineHead
+def test_heads_follow_the_limit_and_the_start():
+    counts = np.arange(61)
+    wide = torch.from_numpy(stats.poisson.pmf(counts, 9.0))
+    narrow = torch.from_numpy(stats.norm.pdf(counts, 50.0, 0.7))
+    assert choose_head("auto", wide / wide.sum()) == "spline"
+    assert choose_head("auto", narrow / narrow.sum()) == "categorical"
+    assert choose_head("spline", narrow / narrow.sum()) == "spline"
+    assert choose_head("categorical", wide / wide.sum()) == "categorical"
+    assert choose_head("spline", torch.full((17,), 1 / 17, dtype=torch.float64)) == "categorical"
 
 
 def test_features_tell_small_counts_apart_and_splines_sum_to_one():

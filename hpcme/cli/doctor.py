@@ -17,9 +17,9 @@ from typing import Any
 
 from hpcme.cli.output import write
 from hpcme.cli.parsing import Command
-from hpcme.cli.ranks import ending, launched_rank
 from hpcme.errors import HpcmeError, InputError
-from hpcme.parallel.launch import launched_size
+from hpcme.parallel.ending import ending
+from hpcme.parallel.launch import launched_rank, launched_size
 
 _NEEDED = ("numpy", "scipy", "numba", "h5py", "torch", "mpi4py")
 _OPTIONAL = {"matplotlib": "hpcme plot", "xarray": "Run.to_xarray"}
@@ -111,7 +111,7 @@ def _packages(report: Report) -> bool:
 
 def _ranks(report: Report) -> dict[str, Any]:
     """Launcher, MPI, devices, threads and an all-reduce over the ranks."""
-    from hpcme.parallel.world import open_world
+    from hpcme.parallel.world import mpi_library, open_world
 
     size, launcher = launched_size()
     facts: dict[str, Any] = {"launched": size, "launcher": launcher}
@@ -131,7 +131,7 @@ def _ranks(report: Report) -> dict[str, Any]:
         report.problem(
             f"the {size} processes cannot be joined: {problem}",
             "as said above; until then every process is a world of size 1 of its own, and all would do the "
-            f"same work. The MPI library that is loaded here: {_mpi_library(size)[1]}",
+            f"same work. The MPI library that is loaded here: {mpi_library()[1]}",
         )
         return facts | {"failed": True}
     with ending(world):
@@ -143,7 +143,9 @@ def _ranks(report: Report) -> dict[str, Any]:
 def _world(report: Report, facts: dict[str, Any], world) -> None:
     import torch
 
-    found, library = _mpi_library(world.size)
+    from hpcme.parallel.world import mpi_library
+
+    found, library = mpi_library()
     facts |= {"size": world.size, "mpi": library, "threads": world.threads, "gpus": torch.cuda.device_count()}
     total = world.sum_(torch.ones(1, dtype=torch.float64, device=world.device)).item()
     hosts = world.gather((socket.gethostname(), str(world.device)))
@@ -171,20 +173,6 @@ def _world(report: Report, facts: dict[str, Any], world) -> None:
     report.ok(f"GPUs: {', '.join(gpus)}") if gpus else report.note(
         "GPUs: torch sees none; the CPU will be used"
     )
-
-
-def _mpi_library(size: int) -> tuple[bool, str]:
-    """(found, its name or what is wrong); does not start MPI in a process that needs none."""
-    try:
-        import mpi4py
-
-        if size == 1 and "mpi4py.MPI" not in sys.modules:
-            mpi4py.rc.initialize = False
-        from mpi4py import MPI
-
-        return True, " ".join(MPI.Get_library_version().split("\n")[0].split("\0")[0].split())[:60]
-    except (ImportError, RuntimeError) as problem:
-        return False, f"none can be loaded ({problem})"
 
 
 def _compiler(report: Report) -> None:

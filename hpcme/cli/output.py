@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import errno
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -55,14 +57,14 @@ def write(text: str) -> None:
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno == errno.EPIPE:
-            raise BrokenPipeError from error
+        # What is left in Python's buffer would fail once more at exit, with another exit code (120).
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:  # BrokenPipeError, which main takes for a good end
+            raise
         raise OutputError(
-            f"cannot write to standard output: {reason}. Fix: write it somewhere else."
+            f"cannot write to standard output: {error.strerror or error}. Fix: write it somewhere else."
         ) from error
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpcme.cli.ranks import launched_rank
 from hpcme.errors import InputError, did_you_mean
+from hpcme.parallel.launch import launched_rank
 
 if TYPE_CHECKING:
     from hpcme.model.job import Job

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import shlex
 import signal
 import sys
@@ -15,26 +17,39 @@ from hpcme.cli.folders import claim
 from hpcme.cli.output import Table, add_formats, seconds_text, show, with_error
 from hpcme.cli.parsing import Command, add_job, add_quiet, read_job
 from hpcme.cli.progress import Display
-from hpcme.cli.ranks import ending, launched_rank
-from hpcme.errors import HpcmeError, MoreTime
+from hpcme.errors import HpcmeError, InputError, MoreTime
+from hpcme.parallel.ending import ending
+from hpcme.parallel.launch import launched_rank
 
 if TYPE_CHECKING:
+    from hpcme.model.job import Job
     from hpcme.store.reader import Run
+
+_MARGIN = 60.0  # seconds before a deadline in which no new step begins
 
 
 class StopRequest:
-    """Signals that ask for a pause: SIGTERM, SIGUSR2 and Ctrl-C set a flag, which is read after each step.
+    """What asks for a pause: SIGTERM, SIGUSR2, Ctrl-C, or the end of the time that HPCME_DEADLINE grants.
 
-    A second Ctrl-C ends the process at once. NCCL takes SIGUSR1 for itself, hence SIGUSR2. Use as a context
-    manager; call it to read the flag.
+    Signals set a flag, which is read after each step. A second Ctrl-C ends the process at once. NCCL takes
+    SIGUSR1 for itself, hence SIGUSR2. Use as a context manager; call it to learn whether to pause. Raises
+    InputError for an HPCME_DEADLINE that is no time.
     """
 
     def __init__(self) -> None:
         self.name = ""
         self._before: dict[int, Any] = {}
+        self._last = last_moment(os.environ.get("HPCME_DEADLINE", ""), time.time())
 
     def __call__(self) -> bool:
-        return bool(self.name)
+        return bool(self.name) or time.time() > self._last
+
+    @property
+    def reason(self) -> str:
+        """Why to pause, in words; '' while there is no reason."""
+        if self.name:
+            return f"after {self.name}"
+        return "before the time ran out (HPCME_DEADLINE)" if self() else ""
 
     def __enter__(self) -> StopRequest:
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
@@ -54,6 +69,26 @@ class StopRequest:
         self.name = signal.Signals(number).name
 
 
+def last_moment(deadline: str, now: float) -> float:
+    """When to stop so that a checkpoint is safe before the deadline, in seconds since 1970; inf without a deadline.
+
+    deadline: HPCME_DEADLINE, seconds since 1970, or '' for none. A minute is kept, of short times a tenth.
+    Raises InputError.
+    """
+    if not deadline:
+        return math.inf
+    try:
+        end = float(deadline)
+    except ValueError:
+        end = math.nan
+    if not math.isfinite(end) or end < 0:
+        raise InputError(
+            f'the environment variable HPCME_DEADLINE = "{deadline}" is not a time. It says when this job will be '
+            "ended, in seconds since 1970. Fix: export HPCME_DEADLINE=$(date -d '+1 hour' +%s), or unset it."
+        )
+    return end - max(0.0, min(_MARGIN, 0.1 * (end - now)))
+
+
 def options(parser: argparse.ArgumentParser) -> None:
     add_job(parser)
     parser.add_argument(
@@ -66,7 +101,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     with StopRequest() as stop:
-        job = read_job(args)
+        job = _read_job(args)
         folder = Path(args.out) if args.out else job.out
         from hpcme.driver import solve
         from hpcme.parallel.world import open_world
@@ -82,9 +117,23 @@ def execute(args: argparse.Namespace) -> int:
             status = world.share(run.status)
             if status != "done":
                 raise MoreTime(_unfinished(run, folder, stop))
-            if world.main and (not args.quiet or args.json or args.csv):
-                _summary(args, run, folder, before, time.perf_counter() - began)
+        # The other ranks need not wait for this, nor fail with it.
+        if world.main and (not args.quiet or args.json or args.csv):
+            _summary(args, run, folder, before, time.perf_counter() - began)
     return 0
+
+
+def _read_job(args: argparse.Namespace) -> Job:
+    """The job, on every rank. Raises on every rank where one cannot read it (a file that only some hosts see)."""
+    from hpcme.parallel.world import agree_on
+
+    error = job = None
+    try:
+        job = read_job(args)
+    except HpcmeError as problem:
+        error = problem
+    agree_on(error)
+    return job
 
 
 def _already(world, folder: Path, job) -> bool:
@@ -108,7 +157,7 @@ def _unfinished(run: Run, folder: Path, stop: StopRequest) -> str:
         if len(series.get("t", ()))
         else "at its start"
     )
-    why = f" after {stop.name}" if stop.name else ""
+    why = f" {stop.reason}" if stop.reason else ""
     return f"stopped{why} {where}, with a checkpoint in {folder}; the same command continues it"
 
 

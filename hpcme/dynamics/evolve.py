@@ -67,6 +67,13 @@ class Evolution:
         self.lost, self.longest = float(state["lost"]), float(state["longest"])
         self.scheme.restore({name[7:]: value for name, value in state.items() if name.startswith("scheme/")})
 
+    def begin(self, t0: float) -> None:
+        """Start at t0, the time of the law that the network was fitted to; the report at t = 0 exists already."""
+        self.report, self.t = 1, t0
+        if t0 >= self.times[1]:
+            self.t = float(self.times[1])
+            self.make_report()
+
     def run(
         self, stop: Callable[[], bool] = lambda: False, progress: Callable[[Progress], None] | None = None
     ) -> bool:

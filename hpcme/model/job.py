@@ -20,7 +20,7 @@ import numpy as np
 
 from hpcme.errors import InputError, did_you_mean
 from hpcme.model.network import ReactionNetwork
-from hpcme.model.reader import load_model, load_model_text
+from hpcme.model.reader import load_model, load_model_text, nearby
 
 MODEL_SUFFIXES = (".toml",)
 
@@ -45,8 +45,8 @@ KEYS: dict[str, Key] = {
     "network.width": Key("int", 32, "hidden units (per species for made)", low=1, high=4096),
     "network.depth": Key("int", 1, "hidden layers", low=1, high=16),
     "network.head": Key(
-        "word", "auto", "logits above a limit of 16: free ones, splines, or both; below always free",
-        words=("auto", "categorical", "spline", "count"),
+        "word", "auto", "logits of counts above a limit of 16: splines where they fit the start, or free; below always free",
+        words=("auto", "categorical", "spline"),
     ),
     "network.order": Key("words", "auto", '"auto" (the model\'s order) or a list of all species'),
     "network.support_states": Key(
@@ -163,15 +163,33 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"{path}: cannot be read: {problem}") from None
+        raise InputError(
+            f"{path}: there is no such file. Fix: give the path of a job or model file (.toml).{nearby(path)}"
+        ) from None
+    except IsADirectoryError:
+        raise InputError(
+            f"{path}: cannot be read: it is a folder. Fix: give the path of a job or model file (.toml) in it."
+        ) from None
+    except UnicodeDecodeError as problem:
+        raise InputError(
+            f"{path}: cannot be read: not UTF-8 text (byte {problem.start}). Fix: save the file as UTF-8."
+        ) from None
+    except OSError as problem:
+        raise InputError(
+            f"{path}: cannot be read: {problem.strerror}. Fix: check the path and its permissions."
+        ) from None
     if path.suffix not in MODEL_SUFFIXES:
-        raise InputError(f'{path}: a job or model file must end in {", ".join(MODEL_SUFFIXES)}, seen "{path.suffix}"')
+        raise InputError(
+            f'{path}: a job or model file must end in {", ".join(MODEL_SUFFIXES)}, seen "{path.suffix}". Fix: give '
+            f"a TOML file, renamed if need be.{nearby(path)}"
+        )
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as problem:
-        raise InputError(f"{path}: not valid TOML: {problem}") from None
+        raise InputError(
+            f"{path}: not valid TOML: {problem}. Fix: correct that place (text needs quotes, and a key may stand only "
+            "once)."
+        ) from None
     if "species" in raw or "reactions" in raw:
         return {"model": path.name}
     return raw

@@ -42,7 +42,7 @@ def load_model(path: str | os.PathLike) -> ReactionNetwork:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise InputError(
-            f"{path}: no such model file; give the path of a .toml file{_nearby(path)}"
+            f"{path}: no such model file; give the path of a .toml file{nearby(path)}"
         ) from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder; give the path of a model file (.toml) in it") from None
@@ -167,8 +167,8 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _nearby(path: Path) -> str:
-    """Did-you-mean over the model files beside a missing one."""
+def nearby(path: Path) -> str:
+    """Did-you-mean over the TOML files beside a missing one; '' when none is close."""
     try:
         return did_you_mean(path.name, [file.name for file in path.parent.glob("*.toml")])
     except OSError:

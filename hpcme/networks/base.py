@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from hpcme.errors import InternalError
-from hpcme.networks.heads import make_head
+from hpcme.networks.heads import HEADS
 from hpcme.networks.support import Support
 
 _CHUNK_ENTRIES = 16_000_000  # float64 entries of the widest intermediate of one sweep
@@ -48,11 +48,11 @@ class VAN(nn.Module, ABC):
     limits: int64 [S], largest count of each species, in model order.
     order: permutation of range(S): the species at each position of the sweep.
     support: decision diagram, in network order (`hpcme.networks.support`).
-    width: size of the hidden vector that feeds each head; head: see `networks.heads.make_head`.
+    width: size of the hidden vector that feeds each head; heads: kind of head of each species, in model order (`networks.heads`).
     """
 
     def __init__(
-        self, limits: np.ndarray, order: list[int], support: Support, width: int, head: str, dtype: torch.dtype
+        self, limits: np.ndarray, order: list[int], support: Support, width: int, heads: list[str], dtype: torch.dtype
     ) -> None:
         super().__init__()
         self.S = len(limits)
@@ -61,7 +61,9 @@ class VAN(nn.Module, ABC):
         self.position = [self.order.index(i) for i in range(self.S)]
         self.support = support
         self.dtype = dtype
-        self.heads = nn.ModuleList(make_head(head, width, limit, dtype) for limit in self.limits)
+        self.heads = nn.ModuleList(
+            HEADS[heads[species]](width, limit, dtype) for species, limit in zip(self.order, self.limits, strict=True)
+        )
         self.register_buffer("device_marker", torch.zeros(0), persistent=False)
 
     # ---- what an architecture provides -----------------------------------------------------------------------

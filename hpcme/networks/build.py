@@ -19,7 +19,7 @@ KINDS: dict[str, type[VAN]] = {"gru": GRU, "made": MADE}
 
 
 def network_spec(
-    net: ReactionNetwork, *, kind: str, width: int, depth: int, head: str, order: str | list[str], dtype: str,
+    net: ReactionNetwork, *, kind: str, width: int, depth: int, heads: list[str], order: str | list[str], dtype: str,
     support_states: int, end: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Description of a network as plain values (JSON-able): everything but the parameters.
@@ -28,7 +28,7 @@ def network_spec(
     """
     names = list(net.species) if order == "auto" else list(order)
     return {
-        "kind": kind, "width": width, "depth": depth, "head": head, "order": names, "dtype": dtype,
+        "kind": kind, "width": width, "depth": depth, "heads": list(heads), "order": names, "dtype": dtype,
         "support_states": support_states, "end": end,
     }  # fmt: skip
 
@@ -44,7 +44,7 @@ def build_network(spec: dict[str, Any], net: ReactionNetwork, seed: int = 0, sup
     dtype = getattr(torch, spec["dtype"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return KINDS[spec["kind"]](net.limits, order, support, spec["width"], spec["depth"], spec["head"], dtype)
+        return KINDS[spec["kind"]](net.limits, order, support, spec["width"], spec["depth"], spec["heads"], dtype)
 
 
 def build_support(net: ReactionNetwork, order: list[int], max_states: int, end: float) -> supports.Support:
@@ -96,8 +96,26 @@ def load_law(spec: dict[str, Any], arrays: dict[str, np.ndarray], net: ReactionN
 
         return StoredLaw(TableLaw(arrays["states"], arrays["p"], net.limits))
     network = build_network(spec, net)
+    _refuse_unfitting(network.state_dict(), arrays)
     network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
     return StoredLaw(network)
+
+
+def _refuse_unfitting(wanted: dict[str, torch.Tensor], stored: dict[str, np.ndarray]) -> None:
+    """Raise InputError when the stored parameters are not those of the network that their description gives."""
+    differing = sorted(f"{name} is missing" for name in wanted.keys() - stored.keys())
+    differing += sorted(f"{name} is unknown" for name in stored.keys() - wanted.keys())
+    for name in sorted(wanted.keys() & stored.keys()):
+        shape, seen = tuple(wanted[name].shape), np.shape(stored[name])
+        if shape != seen:
+            differing.append(f"{name} has shape {seen} instead of {shape}")
+    if differing:
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise InputError(
+            f"the stored network was written by another version of hpcme, whose networks had other parameters: "
+            f"{'; '.join(differing[:5])}{more}. Moments, marginals and samples of the run can still be read. Fix: open "
+            "it with the version that wrote it (hpcme in its provenance), or repeat the run with this one."
+        )
 
 
 class StoredLaw:

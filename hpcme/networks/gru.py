@@ -21,10 +21,10 @@ class GRU(VAN):
     """
 
     def __init__(
-        self, limits: np.ndarray, order: list[int], support: Support, width: int, depth: int, head: str,
+        self, limits: np.ndarray, order: list[int], support: Support, width: int, depth: int, heads: list[str],
         dtype: torch.dtype,
     ) -> None:  # fmt: skip
-        super().__init__(limits, order, support, width, head, dtype)
+        super().__init__(limits, order, support, width, heads, dtype)
         self.width, self.depth = width, depth
         bound = 1.0 / math.sqrt(width)
         for i in range(self.S - 1):

@@ -2,8 +2,8 @@
 
 `CategoricalHead` has one free logit per count. `SplineHead` describes the logits of a large count by few numbers: the
 base measure -log n!, a term linear in n, and cubic B-splines in sqrt(n). Poisson laws are exact for it, tails stay
-sane where no sample has been, and what is learned at one count serves its neighbours. `CountHead` is their sum: the
-splines carry what is smooth, free logits what is narrower than a Poisson law.
+sane where no sample has been, and what is learned at one count serves its neighbours. Both at once were tried and
+left out: splines and free logits can trade places, and drift along that direction spoils long runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from hpcme.networks.features import uniform_bsplines
 
 SPLINES = 16  # represents a bimodal one-site Schloegl law to a total variation of about 1e-4
-_FREE = 0.3  # free logits learn at this share of the splines' pace, so that noise in rare counts stays small
+_REPRESENTED = 0.01  # KL divergence up to which a start counts as representable by splines
 CATEGORICAL_LIMIT = 16  # largest limit for which "auto" takes one free logit per count
 
 
@@ -84,35 +84,27 @@ class SplineHead(Head):
         return torch.addmm(self.base, torch.addmm(self.bias, hidden, self.weight), self.phi)
 
 
-class CountHead(SplineHead):
-    """logits = base + (hidden W + b) Phi + hidden V + c: splines plus one free logit per count, which starts at zero."""
-
-    def __init__(self, width: int, limit: int, dtype: torch.dtype) -> None:
-        super().__init__(width, limit, dtype)
-        self.free_weight = nn.Parameter(torch.zeros(width, limit + 1, dtype=dtype))
-        self.free_bias = nn.Parameter(torch.zeros(limit + 1, dtype=dtype))
-
-    def set_marginal(self, pmf: torch.Tensor) -> None:
-        """As the spline head; the free logits then take what the splines left over, where the marginal is positive."""
-        super().set_marginal(pmf)
-        p = pmf.double()
-        with torch.no_grad():
-            rough = torch.log_softmax((self.bias @ self.phi + self.base).double(), dim=0)
-            rest = torch.where(p > 1e-9, torch.log(p.clamp_min(1e-300)) - rough, torch.zeros_like(p))
-            self.free_bias.copy_(rest / _FREE)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return _FREE * torch.addmm(self.free_bias, hidden, self.free_weight) + super().forward(hidden)
+HEADS: dict[str, type[Head]] = {"categorical": CategoricalHead, "spline": SplineHead}
 
 
-HEADS: dict[str, type[Head]] = {"categorical": CategoricalHead, "count": CountHead, "spline": SplineHead}
+def choose_head(kind: str, pmf: torch.Tensor) -> str:
+    """Head for a species that starts with the marginal pmf, float64 [limit + 1]: "categorical" or "spline".
 
-
-def make_head(kind: str, width: int, limit: int, dtype: torch.dtype) -> Head:
-    """Head for counts 0..limit: categorical up to a limit of 16, above it the kind that was asked for ("auto": count)."""
-    if limit <= CATEGORICAL_LIMIT:
-        return CategoricalHead(width, limit, dtype)
-    return HEADS["count" if kind == "auto" else kind](width, limit, dtype)
+    Free logits up to a limit of 16; above it what was asked for. "auto" takes splines where they can represent the
+    start: a law much narrower than a Poisson law of its mean (counts that start large and have not spread yet) needs
+    free logits.
+    """
+    if pmf.shape[0] - 1 <= CATEGORICAL_LIMIT:
+        return "categorical"
+    if kind != "auto":
+        return kind
+    head = SplineHead(1, pmf.shape[0] - 1, torch.float64)
+    head.set_marginal(pmf)
+    with torch.no_grad():
+        logq = torch.log_softmax(head(torch.zeros(1, 1, dtype=torch.float64))[0], dim=0)
+    p = pmf.double().cpu()
+    kl = float(torch.where(p > 0, p * (torch.log(p.clamp_min(1e-300)) - logq), torch.zeros_like(p)).sum())
+    return "spline" if kl < _REPRESENTED else "categorical"
 
 
 _LOWEST = -45.0  # log-probability of counts far outside a start's support

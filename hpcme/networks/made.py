@@ -26,10 +26,10 @@ class MADE(VAN):
     """
 
     def __init__(
-        self, limits: np.ndarray, order: list[int], support: Support, width: int, depth: int, head: str,
+        self, limits: np.ndarray, order: list[int], support: Support, width: int, depth: int, heads: list[str],
         dtype: torch.dtype,
     ) -> None:  # fmt: skip
-        super().__init__(limits, order, support, width, head, dtype)
+        super().__init__(limits, order, support, width, heads, dtype)
         self.width, self.depth = width, depth
         S = self.S
         for i in range(S - 1):

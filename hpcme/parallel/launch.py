@@ -11,6 +11,7 @@ _LAUNCHERS = (
     ("MPI_LOCALNRANKS", "MPI_LOCALRANKID", "MPICH mpiexec"),
     ("PMIX_SIZE", "PMIX_RANK", "PMIx launcher"),
 )
+_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MPI_LOCALRANKID", "SLURM_PROCID")
 
 
 def launched_size() -> tuple[int, str]:
@@ -28,6 +29,20 @@ def launched_size() -> tuple[int, str]:
     if tasks.isdigit() and int(tasks) > 1:
         return int(tasks), "srun"
     return 1, ""
+
+
+def launched_rank() -> int:
+    """This process's rank as the launcher tells it, before any MPI call; 0 without a launcher.
+
+    SLURM_PROCID counts only inside a step of several tasks: a batch shell has it too.
+    """
+    for name in _RANKS:
+        value = os.environ.get(name, "")
+        if name == "SLURM_PROCID" and os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1":
+            continue
+        if value.isdigit():
+            return int(value)
+    return 0
 
 
 def set_threads(local_ranks: int, useful: int | None = None) -> int:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 import traceback
+import warnings
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
 
-from hpcme.errors import HpcmeError, InputError
+from hpcme.errors import HpcmeError, InputError, explain
+from hpcme.parallel.ending import PATIENCE
 from hpcme.parallel.launch import launched_size, set_threads
 
 
@@ -63,8 +66,11 @@ class World:
     def raise_together(self, error: HpcmeError | None) -> None:
         """Raise on all ranks the first rank's error, so that none is left waiting in a collective."""
         if error is not None:
-            error.together = True
             raise error
+
+    def all_arrived(self, seconds: float) -> bool:
+        """True when every rank calls this within `seconds`: then all of them met the same end."""
+        return True
 
     def abort(self, code: int) -> None:
         """End all ranks at once with this exit code."""
@@ -82,6 +88,7 @@ class MpiWorld(World):
     def __init__(self, comm: Any, device: torch.device, local_rank: int, local_size: int, threads: int, timeout: float):
         super().__init__(device, threads)
         self.comm, self.rank, self.size = comm, comm.rank, comm.size
+        self._arrivals = comm.Dup()  # its barrier must not meet a collective in which other ranks still wait
         self.local_rank, self.local_size, self.main = local_rank, local_size, comm.rank == 0
         self._join(timeout)
         self._self_test()
@@ -151,15 +158,13 @@ class MpiWorld(World):
         return bool(self.comm.allreduce(int(flag)))
 
     def raise_together(self, error: HpcmeError | None) -> None:
-        first = next((e for e in self.comm.allgather(error) if e is not None), None)
-        if first is not None:
-            first.together = True
-            raise first
+        _raise_first(self.comm, error)
+
+    def all_arrived(self, seconds: float) -> bool:
+        return _all_arrived(self._arrivals, seconds)
 
     def abort(self, code: int) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.comm.Abort(code)
+        _abort(self.comm, code)
 
     def close(self) -> None:
         self._dist.destroy_process_group()
@@ -172,38 +177,99 @@ def open_world(device: str = "auto", timeout: float = 300.0) -> World:
     timeout: seconds after which a collective that not all ranks reached ends the run.
     Raises InputError when the launcher and MPI disagree, or when two ranks would share a GPU.
     """
-    launched, launcher = launched_size()
+    launched, _ = launched_size()
     if launched == 1:
         return World(_place(device, 0, 1), set_threads(1))
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as problem:
-        raise InputError(
-            f"started as {launched} ranks by {launcher}, but MPI can not be loaded: {problem}. "
-            "Install one as a wheel: pip install mpich"
-        ) from None
-    comm = MPI.COMM_WORLD
-    if comm.size == 1:
-        raise InputError(
-            f"started as {launched} ranks by {launcher}, but MPI ({MPI.Get_library_version().split(chr(10))[0][:40]}) "
-            "sees only this process: launcher and MPI library do not fit together. Use the mpiexec that came with the "
-            "library, or srun --mpi=pmi2 for MPICH and srun --mpi=pmix for Open MPI; `hpcme doctor` tells more."
-        )
-    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    comm = _communicator()
+    local = comm.Split_type(_mpi().COMM_TYPE_SHARED)
     local_rank, local_size = local.rank, local.size
     local.Free()
-    _abort_on_exception(comm)
+    _end_on_exception(comm)
     error = None
     place = torch.device("cpu")
     try:
         place = _place(device, local_rank, local_size)
     except InputError as problem:
         error = problem
+    _raise_first(comm, error)
+    return MpiWorld(comm, place, local_rank, local_size, set_threads(local_size), timeout)
+
+
+def agree_on(error: HpcmeError | None) -> None:
+    """Raise on all ranks the first rank's error, before there is a world; every rank calls this."""
+    if launched_size()[0] > 1:
+        _raise_first(_communicator(), error)
+    elif error is not None:
+        raise error
+
+
+def mpi_library() -> tuple[bool, str]:
+    """(found, its name or what is wrong); does not start MPI in a process that needs none."""
+    try:
+        import mpi4py
+
+        if launched_size()[0] == 1 and "mpi4py.MPI" not in sys.modules:
+            mpi4py.rc.initialize = False
+        return True, _library(_mpi())
+    except (ImportError, RuntimeError) as problem:
+        return False, f"none can be loaded ({problem})"
+
+
+def _mpi() -> Any:
+    """The module mpi4py.MPI; its first import starts MPI."""
+    with warnings.catch_warnings():
+        # What it suspects is what `_communicator` tests, and tells with the fix.
+        warnings.filterwarnings("ignore", "suspicious MPI execution environment", RuntimeWarning)
+        from mpi4py import MPI
+    return MPI
+
+
+def _library(mpi: Any) -> str:
+    return " ".join(mpi.Get_library_version().split("\n")[0].split("\0")[0].split())[:60]
+
+
+def _communicator() -> Any:
+    """MPI's world. Raises InputError where it is not what the launcher started."""
+    launched, launcher = launched_size()
+    try:
+        mpi = _mpi()
+    except (ImportError, RuntimeError) as problem:
+        raise InputError(
+            f"started as {launched} ranks by {launcher}, but MPI can not be loaded: {problem}. "
+            "Install one as a wheel: pip install mpich"
+        ) from None
+    if mpi.COMM_WORLD.size == 1:
+        raise InputError(
+            f"started as {launched} ranks by {launcher}, but MPI ({_library(mpi)}) "
+            "sees only this process: launcher and MPI library do not fit together. Use the mpiexec that came with the "
+            "library, or srun --mpi=pmi2 for MPICH and srun --mpi=pmix for Open MPI; `hpcme doctor` tells more."
+        )
+    return mpi.COMM_WORLD
+
+
+def _raise_first(comm: Any, error: HpcmeError | None) -> None:
+    """Raise on all ranks the first rank's error, if one has any."""
     first = next((e for e in comm.allgather(error) if e is not None), None)
     if first is not None:
-        first.together = True
         raise first
-    return MpiWorld(comm, place, local_rank, local_size, set_threads(local_size), timeout)
+
+
+def _all_arrived(arrivals: Any, seconds: float) -> bool:
+    """True when every rank of this communicator, which serves nothing else, calls this within `seconds`."""
+    request = arrivals.Ibarrier()
+    deadline = time.monotonic() + seconds
+    while not request.Test():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _abort(comm: Any, code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(1.0)  # mpiexec drops what it has not yet read when a rank aborts
+    comm.Abort(code)
 
 
 def _place(device: str, local_rank: int, local_size: int) -> torch.device:
@@ -226,13 +292,23 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
 
 
-def _abort_on_exception(comm: Any) -> None:
-    """An exception that nobody caught on one rank ends the whole job, with the rank and the traceback in the log."""
+def _end_on_exception(comm: Any) -> None:
+    """An exception that nobody catches ends the job by the rule of hpcme.parallel.ending, for scripts of users too."""
+    arrivals = comm.Dup()
 
     def hook(kind: type, value: BaseException, trace: Any) -> None:
-        text = "".join(traceback.format_exception(kind, value, trace))
-        sys.stderr.write(f"hpcme: rank {comm.rank} of {comm.size} on {socket.gethostname()} failed:\n{text}")
-        sys.stderr.flush()
-        comm.Abort(getattr(value, "exit_code", 70))
+        everybody = _all_arrived(arrivals, PATIENCE)
+        if isinstance(value, HpcmeError):
+            text, code = explain(value, "" if everybody else f" on rank {comm.rank} of {comm.size}")
+        else:
+            text = "".join(traceback.format_exception(kind, value, trace)).rstrip()
+            code = 130 if isinstance(value, KeyboardInterrupt) else 70
+            if not everybody:
+                text = f"hpcme: rank {comm.rank} of {comm.size} on {socket.gethostname()} failed:\n{text}"
+        if comm.rank == 0 or not everybody:
+            sys.stderr.write(text + "\n")
+        if everybody:
+            raise SystemExit(code)  # Python ends with this code when the hook raises it
+        _abort(comm, code)
 
     sys.excepthook = hook

@@ -61,6 +61,7 @@ class Recorder:
         # Several reports never meet in one commit, but the start may stand beside the first.
         for report in self.reports[:-1]:
             self.writer.commit(step, None, report, None)
+        state = {**state, "network": json.dumps(self.spec)}
         self.writer.commit(step, state, self.reports[-1] if self.reports else None, series)
         self.rows, self.reports = [], []
 
