@@ -127,7 +127,7 @@ def test_the_numbers_drawn_are_those_of_the_run(runs, figures, tmp_path):
 
 def test_hidden_species_are_announced(runs, figures, tmp_path):
     plots.plot_overview(runs["many"], tmp_path / "a.png")
-    assert figures[0].get_suptitle() == "network, status stopped, 6 of 15 species shown"
+    assert figures[0].get_suptitle() == f"{runs['many'].model().name}, network, status stopped, 6 of 15 species shown"
     assert len(figures[0].axes) == 7
 
 

@@ -213,6 +213,8 @@ def test_as_a_process_the_exit_code_is_that_of_the_error(place):
 def test_full_standard_output_is_an_output_error_and_a_closed_pipe_is_none(place):
     full = run_words(place, ["sh", "-c", f"{sys.executable} -m hpcme stats exact > /dev/full"])
     assert full.code == 74 and full.err.count("\n") == 1 and "standard output" in full.err
+    usage = run_words(place, ["sh", "-c", f"{sys.executable} -m hpcme --help > /dev/full"])
+    assert usage.code == 74 and usage.err == full.err
     words = f"{{ {sys.executable} -m hpcme sample exact -n 100000; echo code $? >&2; }} | head -n 1"
     closed = run_words(place, ["sh", "-c", words])
     assert closed.out == "G,P\n" and closed.err == "code 0\n"

@@ -121,3 +121,22 @@ def test_files_that_are_no_jobs(tmp_path):
     (tmp_path / "bin.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot be read"):
         load_job(tmp_path / "bin.toml")
+
+
+def test_a_file_that_cannot_be_read_is_told_with_the_fix(tmp_path):
+    write(tmp_path, GOOD)
+    with pytest.raises(InputError, match=r'jop\.toml: there is no such file\. Fix: .* Did you mean "job\.toml"\?'):
+        load_job(tmp_path / "jop.toml")
+    with pytest.raises(InputError, match=r"there is no such file\. Fix: [^?]*$"):  # nothing has a name like that
+        load_job(tmp_path / "nowhere" / "x.toml")
+    with pytest.raises(InputError, match=r'must end in \.toml.*Did you mean "job\.toml"\?'):
+        (tmp_path / "job.txt").write_text(GOOD)
+        load_job(tmp_path / "job.txt")
+    with pytest.raises(InputError, match=r"is a folder\. Fix:"):
+        load_job(tmp_path)
+    with pytest.raises(InputError, match=r"not UTF-8 text \(byte 2\)\. Fix:"):
+        (tmp_path / "latin.toml").write_bytes(b"# \xb5 \xe9")
+        load_job(tmp_path / "latin.toml")
+    with pytest.raises(InputError, match=r"not valid TOML: .* line 1.* Fix:"):
+        (tmp_path / "half.toml").write_text("[time\n")
+        load_job(tmp_path / "half.toml")

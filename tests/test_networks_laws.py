@@ -192,7 +192,7 @@ def test_categorical_heads_start_at_a_narrow_marginal_and_leave_no_count_impossi
 def test_heads_follow_the_limit_and_the_start():
     counts = np.arange(61)
     wide = torch.from_numpy(stats.poisson.pmf(counts, 9.0))
-    narrow = torch.from_numpy(stats.norm.pdf(counts, 50.0, 0.7))
+    narrow = torch.from_numpy(stats.norm.pdf(counts, 50.0, 0.2))
     assert choose_head("auto", wide / wide.sum()) == "spline"
     assert choose_head("auto", narrow / narrow.sum()) == "categorical"
     assert choose_head("spline", narrow / narrow.sum()) == "spline"

@@ -233,6 +233,7 @@ def draw_marginals(axis, run: Run, i: int, rows: list[int], reference: Run | Non
 
 def _headline(figure, run: Run, remark: str) -> None:
     words = [
+        run.model().name,
         _name(run),
         *([f"status {run.status}"] if run.status != "done" else []),
         *([remark] if remark else []),

@@ -163,14 +163,15 @@ def cost(job: Job) -> dict[str, Any]:
     from hpcme.kernels.neighbours import outflow
 
     net = job.net
-    network = _network(job)
     t0, states, p, _ = short_time_law(
         net,
         jumps=job["solver.start_jumps"],
         t_max=float(job.report_times[1]),
         max_states=job["solver.start_states"],
     )
-    network.set_marginals(marginals(states, p, net.limits))
+    pmfs = marginals(states, p, net.limits)
+    network = _network(job, pmfs)
+    network.set_marginals(pmfs)
     a, _ = outflow(net.tables, states, net.s, net.limits, t0)
     rate = float(a.sum(axis=1) @ p / p.sum())
     steps = _steps(job, rate, t0)
@@ -194,13 +195,16 @@ def cost(job: Job) -> dict[str, Any]:
     }
 
 
-def _network(job: Job):
+def _network(job: Job, pmfs):
+    """The network that `hpcme run` makes for the marginals pmfs of its start."""
     from hpcme.networks.build import build_network, network_spec
+    from hpcme.networks.heads import choose_head
 
-    names = ("kind", "width", "depth", "head", "order", "support_states")
+    names = ("kind", "width", "depth", "order", "support_states")
     spec = network_spec(
         job.net,
         **{name: job[f"network.{name}"] for name in names},
+        heads=[choose_head(job["network.head"], pmf) for pmf in pmfs],
         dtype=job["run.dtype"],
         end=job["time.end"],
     )

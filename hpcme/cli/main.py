@@ -9,7 +9,8 @@ from hpcme.cli import check, comparison, doctor, plot, query, references, run, s
 from hpcme.cli.output import write
 from hpcme.cli.parsing import Command, parse
 from hpcme.errors import InputError, explain
-from hpcme.parallel.launch import launched_rank, launched_size
+from hpcme.parallel.ending import say_once
+from hpcme.parallel.launch import launched_size
 
 COMMANDS: dict[str, Command] = {
     command.name: command
@@ -31,8 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0  # the reader (head, less) has seen enough
     except (Exception, KeyboardInterrupt) as error:
         text, code = explain(error)
-        if launched_rank() == 0:
-            sys.stderr.write(text + "\n")
+        say_once(text)
         return code
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 
 from hpcme.errors import HpcmeError, InputError, explain
-from hpcme.parallel.ending import PATIENCE
+from hpcme.parallel.ending import PATIENCE, say_once
 from hpcme.parallel.launch import launched_size, set_threads
 
 
@@ -69,7 +70,8 @@ class World:
             raise error
 
     def all_arrived(self, seconds: float) -> bool:
-        """True when every rank calls this within `seconds`: then all of them met the same end."""
+        """True when every rank calls this within `seconds`: then all of them met the same end. After False,
+        another call goes on waiting."""
         return True
 
     def abort(self, code: int) -> None:
@@ -88,7 +90,7 @@ class MpiWorld(World):
     def __init__(self, comm: Any, device: torch.device, local_rank: int, local_size: int, threads: int, timeout: float):
         super().__init__(device, threads)
         self.comm, self.rank, self.size = comm, comm.rank, comm.size
-        self._arrivals = comm.Dup()  # its barrier must not meet a collective in which other ranks still wait
+        self._arrivals = _Arrivals(comm)
         self.local_rank, self.local_size, self.main = local_rank, local_size, comm.rank == 0
         self._join(timeout)
         self._self_test()
@@ -161,7 +163,7 @@ class MpiWorld(World):
         _raise_first(self.comm, error)
 
     def all_arrived(self, seconds: float) -> bool:
-        return _all_arrived(self._arrivals, seconds)
+        return self._arrivals.all(seconds)
 
     def abort(self, code: int) -> None:
         _abort(self.comm, code)
@@ -184,7 +186,7 @@ def open_world(device: str = "auto", timeout: float = 300.0) -> World:
     local = comm.Split_type(_mpi().COMM_TYPE_SHARED)
     local_rank, local_size = local.rank, local.size
     local.Free()
-    _end_on_exception(comm)
+    hook = sys.excepthook = _hook_of(comm)
     error = None
     place = torch.device("cpu")
     try:
@@ -192,7 +194,9 @@ def open_world(device: str = "auto", timeout: float = 300.0) -> World:
     except InputError as problem:
         error = problem
     _raise_first(comm, error)
-    return MpiWorld(comm, place, local_rank, local_size, set_threads(local_size), timeout)
+    world = MpiWorld(comm, place, local_rank, local_size, set_threads(local_size), timeout)
+    sys.excepthook = hook  # torch.distributed wrapped it, and would swallow what it prints
+    return world
 
 
 def agree_on(error: HpcmeError | None) -> None:
@@ -254,15 +258,22 @@ def _raise_first(comm: Any, error: HpcmeError | None) -> None:
         raise first
 
 
-def _all_arrived(arrivals: Any, seconds: float) -> bool:
-    """True when every rank of this communicator, which serves nothing else, calls this within `seconds`."""
-    request = arrivals.Ibarrier()
-    deadline = time.monotonic() + seconds
-    while not request.Test():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
+class _Arrivals:
+    """A barrier with patience, on a communicator of its own: other ranks may still wait in a collective."""
+
+    def __init__(self, comm: Any) -> None:
+        self._comm, self._request = comm.Dup(), None
+
+    def all(self, seconds: float) -> bool:
+        """True when every rank calls this within `seconds`; after False, another call goes on waiting."""
+        self._request = self._request or self._comm.Ibarrier()
+        deadline = time.monotonic() + seconds
+        while not self._request.Test():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        self._request = None
+        return True
 
 
 def _abort(comm: Any, code: int) -> None:
@@ -292,12 +303,12 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
 
 
-def _end_on_exception(comm: Any) -> None:
+def _hook_of(comm: Any) -> Callable[[type, BaseException, Any], None]:
     """An exception that nobody catches ends the job by the rule of hpcme.parallel.ending, for scripts of users too."""
-    arrivals = comm.Dup()
+    arrivals = _Arrivals(comm)
 
     def hook(kind: type, value: BaseException, trace: Any) -> None:
-        everybody = _all_arrived(arrivals, PATIENCE)
+        everybody = arrivals.all(PATIENCE)
         if isinstance(value, HpcmeError):
             text, code = explain(value, "" if everybody else f" on rank {comm.rank} of {comm.size}")
         else:
@@ -305,10 +316,12 @@ def _end_on_exception(comm: Any) -> None:
             code = 130 if isinstance(value, KeyboardInterrupt) else 70
             if not everybody:
                 text = f"hpcme: rank {comm.rank} of {comm.size} on {socket.gethostname()} failed:\n{text}"
-        if comm.rank == 0 or not everybody:
-            sys.stderr.write(text + "\n")
         if everybody:
+            say_once(text)
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
             raise SystemExit(code)  # Python ends with this code when the hook raises it
+        sys.stderr.write(text + "\n")
         _abort(comm, code)
 
-    sys.excepthook = hook
+    return hook

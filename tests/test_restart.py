@@ -1,0 +1,213 @@
+"""Runs that are killed at any moment and started again give, bit for bit, what the uninterrupted run gives."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from cli_helpers import clean_environment
+from solver_cases import TOGGLE
+
+MPIEXEC = shutil.which(
+    "mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+)
+pytestmark = pytest.mark.restart
+needs_mpiexec = pytest.mark.skipif(MPIEXEC is None, reason="there is no mpiexec")
+
+JOB = """model = "toggle.toml"
+[time]
+end = 2.0
+report = { every = 0.5 }
+[network]
+width = 12
+[solver]
+epochs = 8
+start_epochs = 100
+[sampling]
+samples = 400
+[output]
+samples = 100
+report_samples = 1000
+checkpoint_steps = 3
+"""
+
+
+def start(folder: Path, ranks: int, out: str) -> subprocess.Popen:
+    """`hpcme run` in the background; the same command starts a run and continues it."""
+    words = [sys.executable, "-m", "hpcme", "run", "job.toml", "--out", out, "--quiet"]
+    if ranks > 1:
+        words = [MPIEXEC, "-n", str(ranks), *words]
+    with (folder / f"{out}.log").open("ab") as log:
+        return subprocess.Popen(words, cwd=folder, env=clean_environment(), stdout=log, stderr=log)
+
+
+def end(process: subprocess.Popen, folder: Path, out: str) -> None:
+    """Wait for a good end."""
+    assert process.wait(timeout=240) == 0, (folder / f"{out}.log").read_text()
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """Parent and state of every process of this machine, by its id."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            found[int(stat.parent.name)] = (int(parent), state)
+    return found
+
+
+def below(root: int) -> list[int]:
+    """The processes that a process started, and those that these started."""
+    parents = {pid: parent for pid, (parent, _) in processes().items()}
+    family = {root}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return sorted(family - {root})
+
+
+def ranks_of(launcher: int) -> dict[int, int]:
+    """Process ids of the ranks below mpiexec, by rank."""
+    found = {}
+    for pid in below(launcher):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            rank = next((word[9:] for word in words if word.startswith(b"PMI_RANK=")), b"")
+            if rank:
+                found[int(rank)] = pid
+    return found
+
+
+def last_step(folder: Path) -> int:
+    """The newest step that a run has made safe; -1 before there is a manifest."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except FileNotFoundError:
+        return -1
+    return max((entry["step"] for entry in manifest["entries"]), default=-1)
+
+
+def kill(process: subprocess.Popen, whom: str) -> None:
+    """SIGKILL to everything ("all") or to one rank under mpiexec ("0", "1"), and wait until all are gone."""
+    family = below(process.pid)
+    targets = [process.pid, *family] if whom == "all" else [ranks_of(process.pid)[int(whom)]]
+    for pid in targets:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert process.wait(timeout=120) != 0
+    deadline = time.monotonic() + 60
+    while any(processes().get(pid, (0, "Z"))[1] not in "ZX" for pid in family):
+        assert time.monotonic() < deadline, "a rank goes on although another one was killed"
+        time.sleep(0.02)
+
+
+def kill_at(process: subprocess.Popen, run: Path, step: int, pause: float, whom: str) -> bool:
+    """Kill a run `pause` seconds after it made `step` safe; False when it ended before."""
+    while last_step(run) < step:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.002)
+    time.sleep(pause)
+    if process.poll() is not None:
+        return False
+    kill(process, whom)
+    return True
+
+
+def datasets(path: Path) -> dict[str, np.ndarray]:
+    """Every dataset of results.h5 except wall times and where it was made."""
+    found = {}
+
+    def visit(name: str, item) -> None:
+        if isinstance(item, h5py.Dataset) and not name.startswith("provenance"):
+            found[name] = item[()]
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    del found["series/wall"]
+    return found
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Bitwise."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.dtype.hasobject or b.dtype.hasobject:
+        return a.tolist() == b.tolist()
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("restart")
+    (folder / "toggle.toml").write_text(TOGGLE)
+    (folder / "job.toml").write_text(JOB)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """Datasets of the uninterrupted run, by the number of ranks; each is made once."""
+    made: dict[int, dict[str, np.ndarray]] = {}
+
+    def get(ranks: int) -> dict[str, np.ndarray]:
+        if ranks not in made:
+            end(start(place, ranks, f"whole-{ranks}"), place, f"whole-{ranks}")
+            made[ranks] = datasets(place / f"whole-{ranks}" / "results.h5")
+        return made[ranks]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    "ranks, victims",
+    [
+        (1, ["all", "all", "all"]),
+        pytest.param(2, ["all", "all"], marks=needs_mpiexec),
+        pytest.param(2, ["1", "0"], marks=needs_mpiexec),
+    ],
+    ids=["one process", "both of two ranks", "one of two ranks"],
+)
+def test_a_killed_run_that_is_repeated_gives_the_uninterrupted_run(place, whole, ranks, victims):
+    expected = whole(ranks)
+    steps = len(expected["series/step"])
+    assert steps >= 20
+    out = f"killed-{ranks}-{'-'.join(victims)}"
+    moments = random.SystemRandom()
+    # One kill in each part of the run, so that every one of them meets a run that is under way.
+    bounds = np.linspace(0, 0.8 * steps, len(victims) + 1).astype(int)
+    plan = [(moments.randrange(a, b), moments.uniform(0.0, 0.1)) for a, b in zip(bounds, bounds[1:], strict=False)]
+    for (step, pause), whom in zip(plan, victims, strict=True):
+        killed = kill_at(start(place, ranks, out), place / out, step, pause, whom)
+        assert killed, f"plan {plan}: the run ended before step {step}; {(place / f'{out}.log').read_text()}"
+        assert not (place / out / "results.h5").exists()
+    end(start(place, ranks, out), place, out)
+    found = datasets(place / out / "results.h5")
+    assert found["series/step"].tolist() == list(range(1, steps + 1)), f"plan {plan}"
+    assert found.keys() == expected.keys()
+    differing = [name for name in expected if not same(found[name], expected[name])]
+    assert not differing, f"plan {plan}"
+    assert found["samples"].any() and len(found["time"]) == 5
+    manifest = json.loads((place / out / "manifest.json").read_text())
+    assert sum(event["event"] == "resumed" for event in manifest["history"]) == len(victims)
+
+
+def test_a_run_that_is_killed_before_it_has_a_checkpoint_begins_anew(place, whole):
+    """Killed while it makes its folder: what is there is no obstacle."""
+    process = start(place, 1, "early")
+    while not (place / "early").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    kill(process, "all")
+    end(start(place, 1, "early"), place, "early")
+    found, expected = datasets(place / "early" / "results.h5"), whole(1)
+    assert found.keys() == expected.keys() and all(same(found[name], expected[name]) for name in expected)
