@@ -114,7 +114,7 @@ def shards_of(job: Job, world: World) -> Shards:
     """This rank's part of the samples. Raises InputError where a rank would have none."""
     return Shards.split(
         job["run.seed"], job["sampling.samples"], job["sampling.shards"], job["sampling.cover"],
-        world.rank, world.size, world.device,
+        world.rank, world.size, world.device, job["sampling.tail"],
     )  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def prepare(
             job.net, jumps=job["solver.start_jumps"], t_max=float(job.report_times[1]),
             max_states=job["solver.start_states"],
         )  # fmt: skip
-        spec = _spec(job, marginals(start[1], start[2], job.net.limits))
+        spec = network_of(job, marginals(start[1], start[2], job.net.limits))
     else:
         spec = json.loads(checkpoint[1]["network"])
     network = build_network(spec, job.net, seed=job["run.seed"]).to(world.device)
@@ -156,8 +156,8 @@ def prepare(
     return evolution
 
 
-def _spec(job: Job, pmfs: list[torch.Tensor]) -> dict[str, Any]:
-    """The network that a job asks for, with heads that can represent the marginals pmfs of the start."""
+def network_of(job: Job, pmfs: list[torch.Tensor]) -> dict[str, Any]:
+    """Description of the network that a job asks for, with heads that can represent the marginals pmfs of the start."""
     return network_spec(
         job.net, kind=job["network.kind"], width=job["network.width"], depth=job["network.depth"],
         heads=[choose_head(job["network.head"], pmf) for pmf in pmfs], order=job["network.order"],

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from hpcme import load_job
-from hpcme.dynamics.evolve import Evolution
 from hpcme.driver import prepare, shards_of
+from hpcme.dynamics.evolve import Evolution
 from hpcme.model.reader import load_model_text
 from hpcme.networks import support as supports
 from hpcme.networks.gru import GRU

@@ -52,7 +52,7 @@ def exact_gradient(loss, live, network, states, target_log, r_log):
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("cover", [0.0, 0.4])
 def test_sampled_gradient_is_the_gradient_of_the_loss(loss, cover):
-    job = job_of("closed", 1.0, solver__loss=loss, sampling__cover=cover, sampling__samples=60_000)
+    job = job_of("closed", 1.0, solver__loss=loss, sampling__cover=cover, sampling__tail=0.0, sampling__samples=60_000)
     evolution = evolution_of(job)
     scheme, net = evolution.scheme, job.net
     scheme.survey(0)
@@ -105,7 +105,7 @@ CONVERGED = {"sampling__samples": 3000, "solver__epochs": 25, "network__width": 
         ("driven", 0.6, 0.03, {"network__kind": "made", "network__depth": 2}),
         ("closed", 0.2, 0.03, {"network__order": ["L", "D", "A"], "solver__loss": "hellinger"}),
         ("toggle", 0.3, 0.04, {"run__dtype": "float32"}),
-        ("closed", 0.2, 0.05, {"solver__order": 1, "sampling__cover": 0.0, "solver__extrapolate": 0.0, "solver__dt": 0.005,
+        ("closed", 0.2, 0.05, {"solver__order": 1, "sampling__cover": 0.0, "sampling__tail": 0.0, "solver__extrapolate": 0.0, "solver__dt": 0.005,
                                "solver__epochs": 60}),
     ],
 )  # fmt: skip
@@ -274,6 +274,23 @@ def test_samples_do_not_depend_on_the_number_of_ranks():
     assert Shards.split(5, 100, 7, 0.3, 0, 1, cpu).samples == 105  # rounded up to equal shards
 
 
+def test_shards_are_split_into_drawn_pushed_and_tail_rows():
+    shards = Shards.split(5, 1000, 4, 0.3, 0, 2, torch.device("cpu"), 0.1)
+    assert (shards.drawn, shards.pushed, shards.tempered, shards.rows) == (150, 75, 25, 250)
+    base = torch.arange(2 * 150)[:, None].expand(-1, 3)
+    seen = torch.cat([shards.rotate(base, epoch, 75)[:, 0] for epoch in (0, 1)])
+    assert sorted(seen.tolist()) == list(range(300))  # two epochs use every row once
+
+
+def test_tail_samples_reach_further_and_keep_the_support():
+    job = job_of("closed", 1.0, sampling__samples=6000, sampling__tail=0.3)
+    scheme = evolution_of(job).scheme
+    base = scheme.survey(0)
+    spread = [part.double().std(dim=0).sum() for part in (base, scheme.wide)]
+    assert spread[1] > 1.1 * spread[0]
+    assert bool((scheme.wide.sum(dim=1) == 12).all())
+
+
 def test_fewer_shards_than_ranks_is_refused():
     with pytest.raises(InputError, match=r"sampling\.shards = 2 .* 3 ranks.*at least 3"):
         Shards.split(0, 100, 2, 0.3, 0, 3, torch.device("cpu"))
@@ -287,4 +304,4 @@ def test_streams_differ_in_every_argument_and_repeat():
     for other in ((2, "train", 4, 2), (1, "cover", 4, 2), (1, "train", 5, 2), (1, "train", 4, 3)):
         assert not torch.equal(first, uniforms(*other, range(3, 4), 50, 2, cpu))
     draws = generator(2**63 - 1, "report", 10**6, 10**6, 65535).random(10_000)
-    assert 0 <= draws.min() and draws.max() < 1 and abs(draws.mean() - 0.5) < 4.5 * np.sqrt(1 / 12 / 10_000)
+    assert draws.min() >= 0 and draws.max() < 1 and abs(draws.mean() - 0.5) < 4.5 * np.sqrt(1 / 12 / 10_000)

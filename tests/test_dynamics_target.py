@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from solver_cases import MODELS, all_states, job_of, evolution_of, model, random_network
+from solver_cases import MODELS, all_states, evolution_of, job_of, model, random_network
 
 from hpcme.dynamics.enumeration import DeviceEnumeration, HostEnumeration
 from hpcme.dynamics.target import MAX_EXITS, MIN_RATIO, Target

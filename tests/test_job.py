@@ -27,6 +27,7 @@ def test_a_job_file_resolves_with_defaults(tmp_path):
     assert job.net.parameters["b"] == 0.1 and job["run.seed"] == 7 and job.name == "job"
     assert job.report_times.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
     assert all(job[key] == spec.default for key, spec in KEYS.items() if key.startswith("network."))
+    assert job["sampling.tail"] == 0.1
     assert json.loads(job.text())["time.report"] == [0.0, 0.5, 1.0, 1.5, 2.0]
 
 
@@ -84,8 +85,10 @@ WRONG = [
     (GOOD + '[network]\norder = ["Gx", "Gy", "Px"]\n', ["network.order", "every species once"]),
     (GOOD + '[network]\norder = "random"\n', ["network.order", '"auto"']),
     (GOOD + "[sampling]\nsamples = 10\nshards = 8\n", ["sampling.samples = 10", "sampling.shards = 8"]),
+    (GOOD + '[sampling]\ntail = 0.2\n[solver]\nloss = "l2"\n', ["sampling.tail = 0.2", '"kl" only']),
+    (GOOD + "[sampling]\ntail = 0.2\ncover = 0.8\n", ["sampling.cover = 0.8", "at most 0.9"]),
     (GOOD + "[sampling]\ncover = 1.0\n", ["sampling.cover = 1.0", "0 to 0.9"]),
-    (GOOD + "[run]\ndeterministic = 1\n", ["unknown"]) if False else (GOOD.replace("seed = 7", "seed = -1"), ["run.seed = -1"]),
+    (GOOD.replace("seed = 7", "seed = -1"), ["run.seed = -1"]),
     (GOOD.replace("seed = 7", "deterministic = 1"), ["run.deterministic = 1", "true or false"]),
     (GOOD.replace("seed = 7", 'device = "gpu"'), ["run.device = 'gpu'", '"cuda"']),
     (GOOD.replace("end = 2.0", "end = -2.0"), ["time.end = -2.0"]),

@@ -197,18 +197,10 @@ def cost(job: Job) -> dict[str, Any]:
 
 def _network(job: Job, pmfs):
     """The network that `hpcme run` makes for the marginals pmfs of its start."""
-    from hpcme.networks.build import build_network, network_spec
-    from hpcme.networks.heads import choose_head
+    from hpcme.driver import network_of
+    from hpcme.networks.build import build_network
 
-    names = ("kind", "width", "depth", "order", "support_states")
-    spec = network_spec(
-        job.net,
-        **{name: job[f"network.{name}"] for name in names},
-        heads=[choose_head(job["network.head"], pmf) for pmf in pmfs],
-        dtype=job["run.dtype"],
-        end=job["time.end"],
-    )
-    return build_network(spec, job.net, seed=job["run.seed"])
+    return build_network(network_of(job, pmfs), job.net, seed=job["run.seed"])
 
 
 def _steps(job: Job, rate: float, t0: float) -> int:

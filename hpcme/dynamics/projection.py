@@ -22,6 +22,9 @@ from hpcme.errors import NumericalError
 from hpcme.networks.base import VAN, Draw
 from hpcme.parallel.world import World
 
+#: Exponent of the conditionals from which tail samples are drawn. They meet counts of probability 1e-6 about as often
+#: as samples of q meet 1e-3; without them tails that no sample has visited drift for whole runs.
+TEMPER = 0.5
 #: Largest residual of an accepted step. A good fit leaves a few hundredths; at 1 the law has come apart.
 MAX_RESIDUAL = 1.0
 _MAX_REJECTIONS = 6
@@ -55,7 +58,9 @@ class StepResult:
 class Projection:
     """Owns the network, its frozen copy and the optimiser; `step` advances the law from t to t + dt."""
 
-    def __init__(self, network: VAN, enumeration: Enumeration, shards: Shards, world: World, job, timers: Timers) -> None:
+    def __init__(
+        self, network: VAN, enumeration: Enumeration, shards: Shards, world: World, job, timers: Timers
+    ) -> None:
         self.world, self.shards, self.enumeration, self.timers = world, shards, enumeration, timers
         self.live = FlatNetwork(network)
         self.frozen = FlatNetwork(copy.deepcopy(network))
@@ -65,7 +70,8 @@ class Projection:
         self.optimiser = torch.optim.Adam([self.live.flat], lr=self.rate, betas=(0.9, 0.99), eps=1e-6, foreach=False)
         self.extrapolate = job["solver.extrapolate"]
         self.velocity = torch.zeros_like(self.live.flat.detach())  # d theta / dt over the last step
-        self.base: torch.Tensor | None = None
+        self.base: torch.Tensor | None = None  # samples of q_t, and of its flattened form
+        self.wide: torch.Tensor | None = None
 
     @property
     def network(self) -> VAN:
@@ -119,6 +125,9 @@ class Projection:
         with self.timers("sampling"):
             u = self.shards.uniforms("cover", step, 0, self.shards.drawn, self.network.S)
             self.base, _ = self.frozen.network.sample(u)
+            if self.shards.tempered:
+                u = self.shards.uniforms("tail", step, 0, self.shards.drawn, self.network.S)
+                self.wide, _ = self.frozen.network.sample(u, TEMPER)
         return self.base
 
     @torch.no_grad()
@@ -215,14 +224,17 @@ class Projection:
         return Fit(d_drawn / drawn, math.sqrt(variance), norm, total_weight**2 / w_square)
 
     def _draw(self, step: int, stream: int, target: Target) -> Draw:
-        """Samples of q' and pushed samples of q_t with log q' (differentiable)."""
+        """Samples of q', pushed samples of q_t and tail samples, with log q' (differentiable)."""
         with self.timers("sampling"):
             u = self.shards.uniforms("train", step, stream, self.shards.drawn, self.network.S)
             given = None
             if self.shards.pushed:
-                source = self.shards.rotate(self.base, stream)
+                source = self.shards.rotate(self.base, stream, self.shards.pushed)
                 v = self.shards.uniforms("cover", step, stream + 1, self.shards.pushed, 1)[:, 0]
                 given = self.enumeration.jump(source, v, target.t, target.averaged_to)
+            if self.shards.tempered:
+                wide = self.shards.rotate(self.wide, stream, self.shards.tempered)
+                given = wide if given is None else torch.cat([given, wide])
             return self.network.draw(u, given)
 
     def _sums(self, draw: Draw, logq, log_target, log_ratio, index, target: Target) -> torch.Tensor:

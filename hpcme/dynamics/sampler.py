@@ -23,26 +23,30 @@ class Shards:
     total: int  # shards of the job
     drawn: int  # rows per shard drawn from the network
     pushed: int  # rows per shard pushed one transition ahead
+    tempered: int  # rows per shard drawn from the flattened law, for the tails
     device: torch.device
 
     @classmethod
     def split(
-        cls, seed: int, samples: int, shards: int, cover: float, rank: int, size: int, device: torch.device
-    ) -> Shards:
-        """Share `samples` (rounded up to equal shards) among ranks; `cover` is the pushed share of each shard."""
+        cls, seed: int, samples: int, shards: int, cover: float, rank: int, size: int, device: torch.device,
+        tail: float = 0.0,
+    ) -> Shards:  # fmt: skip
+        """Share `samples` (rounded up to equal shards) among ranks; `cover` and `tail` are the pushed and the tempered
+        share of each shard."""
         if shards < size:
             raise InputError(
                 f"sampling.shards = {shards} leaves ranks without work: the job runs on {size} ranks. Set "
                 f"sampling.shards to at least {size} (a multiple of it shares the work evenly), or start fewer ranks."
             )
         rows = -(-samples // shards)
-        pushed = min(round(cover * rows), rows - 1)
-        return cls(seed, owned_range(shards, rank, size), shards, rows - pushed, pushed, device)
+        tempered = min(round(tail * rows), rows - 1)
+        pushed = min(round(cover * rows), rows - tempered - 1)
+        return cls(seed, owned_range(shards, rank, size), shards, rows - pushed - tempered, pushed, tempered, device)
 
     @property
     def rows(self) -> int:
         """Rows per shard."""
-        return self.drawn + self.pushed
+        return self.drawn + self.pushed + self.tempered
 
     @property
     def samples(self) -> int:
@@ -53,10 +57,10 @@ class Shards:
         """This rank's uniforms, float64 [len(owned) * rows, columns]."""
         return uniforms(self.seed, purpose, step, epoch, self.owned, rows, columns, self.device)
 
-    def rotate(self, base: torch.Tensor, epoch: int) -> torch.Tensor:
-        """`pushed` rows per shard out of base [len(owned) * drawn, S], other ones in every epoch."""
+    def rotate(self, base: torch.Tensor, epoch: int, count: int) -> torch.Tensor:
+        """`count` rows per shard out of base [len(owned) * drawn, S], other ones in every epoch."""
         shard = torch.arange(len(self.owned), device=base.device)[:, None] * self.drawn
-        row = (torch.arange(self.pushed, device=base.device) + epoch * self.pushed) % self.drawn
+        row = (torch.arange(count, device=base.device) + epoch * count) % self.drawn
         return base[(shard + row[None, :]).reshape(-1)]
 
 
@@ -70,7 +74,7 @@ class FlatNetwork:
 
     def __init__(self, network: torch.nn.Module) -> None:
         self.network = network
-        self.parameters = [p for p in network.parameters()]
+        self.parameters = list(network.parameters())
         flat = torch.nn.utils.parameters_to_vector(self.parameters).detach().clone()
         self.flat = torch.nn.Parameter(flat)
         torch.nn.utils.vector_to_parameters(self.flat.data, self.parameters)

@@ -45,7 +45,9 @@ KEYS: dict[str, Key] = {
     "network.width": Key("int", 32, "hidden units (per species for made)", low=1, high=4096),
     "network.depth": Key("int", 1, "hidden layers", low=1, high=16),
     "network.head": Key(
-        "word", "auto", "logits of counts above a limit of 16: splines where they fit the start, or free; below always free",
+        "word",
+        "auto",
+        "logits of counts above a limit of 16: splines where they fit the start, or free; below always free",
         words=("auto", "categorical", "spline"),
     ),
     "network.order": Key("words", "auto", '"auto" (the model\'s order) or a list of all species'),
@@ -61,7 +63,11 @@ KEYS: dict[str, Key] = {
     "solver.learning_rate": Key("float", 0.01, "Adam's step size at the start of a time step", low=0.0, high=10.0),
     "solver.decay": Key("float", 0.05, "learning rate at the last epoch of a step, as a fraction", low=1e-6, high=1.0),
     "solver.extrapolate": Key(
-        "float", 0.9, "start each fit this far along the last step's motion; 0 is the paper's warm start", low=0.0, high=1.0
+        "float",
+        0.9,
+        "start each fit this far along the last step's motion; 0 is the paper's warm start",
+        low=0.0,
+        high=1.0,
     ),
     "solver.start_jumps": Key("float", 3.0, "the exact law after this many expected jumps starts the network", low=0.0),
     "solver.start_states": Key("int", 20_000, "most states of that exact short-time law", low=1, high=5_000_000),
@@ -69,16 +75,27 @@ KEYS: dict[str, Key] = {
     "sampling.samples": Key("int", 2000, "samples per epoch over all ranks", low=1, high=1_000_000_000),
     "sampling.shards": Key("int", 4, "logical shards: the random streams; at least one per rank", low=1, high=65536),
     "sampling.cover": Key("float", 0.3, "share of samples pushed one transition ahead", low=0.0, high=0.9),
+    "sampling.tail": Key(
+        "float",
+        "auto",
+        'share of samples drawn from the flattened law, to see its tails; "auto": 0.1 with loss "kl", else 0',
+        low=0.0,
+        high=0.5,
+    ),
     "run.seed": Key("int", 0, "seed of all random streams", low=0, high=2**63 - 1),
     "run.dtype": Key("word", "float64", "network arithmetic (sums are float64)", words=("float32", "float64")),
     "run.device": Key("word", "auto", "where the network lives", words=("auto", "cpu", "cuda")),
     "run.deterministic": Key("bool", True, "use deterministic algorithms only, so that a repeat is bitwise equal"),
-    "run.timeout": Key("float", 300.0, "seconds after which a rank that does not answer ends the run", low=1.0, resume=True),
+    "run.timeout": Key(
+        "float", 300.0, "seconds after which a rank that does not answer ends the run", low=1.0, resume=True
+    ),
     "output.dir": Key("text", None, "run folder; default runs/<job name>", resume=True),
     "output.samples": Key("int", 2000, "samples stored per report time", low=0, high=100_000_000),
     "output.report_samples": Key("int", 20_000, "samples behind each report's moments", low=2, high=1_000_000_000),
     "output.checkpoint_steps": Key("int", 50, "steps between checkpoints", low=1, high=10**9, resume=True),
-    "output.checkpoint_seconds": Key("float", 120.0, "seconds between checkpoints, whichever comes first", low=0.0, resume=True),
+    "output.checkpoint_seconds": Key(
+        "float", 120.0, "seconds between checkpoints, whichever comes first", low=0.0, resume=True
+    ),
 }
 
 
@@ -151,7 +168,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     """One --set key=value: the value is read as TOML, a bare word as a string."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise InputError(f'--set {text!r} is not of the form key=value. Example: --set solver.epochs=50')
+        raise InputError(f"--set {text!r} is not of the form key=value. Example: --set solver.epochs=50")
     try:
         return key.strip(), tomllib.loads(f"x = {value.strip()}")["x"]
     except tomllib.TOMLDecodeError:
@@ -251,12 +268,30 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
         )
     if isinstance(values["solver.dt"], float) and values["solver.dt"] <= 0.0:
         raise InputError(f'{where}: solver.dt = {values["solver.dt"]!r} must be > 0 or "auto"')
+    _resolve_tail(values, where)
     if values["sampling.samples"] < 2 * values["sampling.shards"]:
         raise InputError(
             f"{where}: sampling.samples = {values['sampling.samples']} leaves fewer than 2 samples for each of "
             f"sampling.shards = {values['sampling.shards']}: raise samples or lower shards."
         )
     return values
+
+
+def _resolve_tail(values: dict[str, Any], where: str) -> None:
+    """The share of tail samples: only the loss "kl" is valid for any sampling law, the others need its density."""
+    kl = values["solver.loss"] == "kl"
+    if values["sampling.tail"] == "auto":
+        values["sampling.tail"] = 0.1 if kl else 0.0
+    if values["sampling.tail"] > 0.0 and not kl:
+        raise InputError(
+            f'{where}: sampling.tail = {values["sampling.tail"]} goes with solver.loss = "kl" only, not with '
+            f'"{values["solver.loss"]}": leave it out, or set it to 0.'
+        )
+    if values["sampling.tail"] + values["sampling.cover"] > 0.9:
+        raise InputError(
+            f"{where}: sampling.cover = {values['sampling.cover']} and sampling.tail = {values['sampling.tail']} leave "
+            "too few samples of the law itself: their sum must be at most 0.9."
+        )
 
 
 def _check(key: str, value: Any, where: str) -> Any:
@@ -310,7 +345,9 @@ def _report_times(report: Any, end: float, where: str) -> np.ndarray:
         times = list(report)
         for time in times:
             if isinstance(time, bool) or not isinstance(time, int | float | np.floating) or not 0.0 <= time <= end:
-                raise InputError(f"{where}: time.report has {time!r}: report times must be numbers from 0 to end = {end:g}")
+                raise InputError(
+                    f"{where}: time.report has {time!r}: report times must be numbers from 0 to end = {end:g}"
+                )
     else:
         raise InputError(f"{where}: time.report = {report!r}: allowed is {{every = x}} or a list of times")
     times = sorted({0.0, end, *(float(time) for time in times)})

@@ -100,12 +100,13 @@ class VAN(nn.Module, ABC):
             logits = logits.expand(mask.shape).masked_fill(~mask, -torch.inf)
         return torch.log_softmax(logits, dim=-1)
 
-    def draw(self, u: torch.Tensor, given: torch.Tensor | None = None) -> Draw:
+    def draw(self, u: torch.Tensor, given: torch.Tensor | None = None, temper: float = 1.0) -> Draw:
         """One sweep that draws states and gives their log-probabilities (with gradients where enabled).
 
         u: float64 [B, S] uniforms in [0, 1), in network order, turned into counts by the inverse conditional
         distribution functions. given: int [G, S] states (model order, inside the box of limits) appended as rows
-        whose log-probability is evaluated in the same sweep.
+        whose log-probability is evaluated in the same sweep. temper: drawn counts follow q_i^temper, renormalised, in
+        every conditional (1: q itself); the log-probabilities are those of q.
         """
         B, N = u.shape[0], u.shape[0] + (0 if given is None else given.shape[0])
         fixed = None if given is None else given[:, self.order].long()
@@ -116,7 +117,8 @@ class VAN(nn.Module, ABC):
         shared = True
         for i in range(self.S):
             logp = self.conditional(i, self.hidden(i, carry), support_node)
-            n_i = _inverse_cdf(logp.detach(), row, u[:, i]) if B else row[:0]
+            flat = logp.detach() if temper == 1.0 else torch.log_softmax(temper * logp.detach(), dim=-1)
+            n_i = _inverse_cdf(flat, row, u[:, i]) if B else row[:0]
             if fixed is not None:
                 n_i = torch.cat([n_i, fixed[:, i]])
             if shared:
@@ -139,9 +141,9 @@ class VAN(nn.Module, ABC):
         return Draw(n.to(torch.int32), logq, row)
 
     @torch.no_grad()
-    def sample(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw states without gradients: u float64 [B, S] -> n int32 [B, S], logq float64 [B]."""
-        drawn = [self.draw(part) for part in u.split(self._rows())]
+    def sample(self, u: torch.Tensor, temper: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw states without gradients: u float64 [B, S] -> n int32 [B, S], logq float64 [B] (see `draw`)."""
+        drawn = [self.draw(part, temper=temper) for part in u.split(self._rows())]
         return torch.cat([d.n[d.row] for d in drawn]), torch.cat([d.logq[d.row] for d in drawn])
 
     def log_prob(self, n: torch.Tensor) -> torch.Tensor:

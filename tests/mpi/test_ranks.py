@@ -10,8 +10,8 @@ import pytest
 import torch
 from solver_cases import evolution_of, job_of
 
-from hpcme.dynamics.sampler import owned_range
 from hpcme.driver import shards_of, solve
+from hpcme.dynamics.sampler import owned_range
 from hpcme.errors import InputError, NumericalError
 from hpcme.parallel.world import World
 from hpcme.store.recorder import sampled_report
