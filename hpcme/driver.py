@@ -22,7 +22,7 @@ from hpcme.dynamics.start import fit, marginals
 from hpcme.dynamics.timers import Timers
 from hpcme.errors import HpcmeError, OutputError
 from hpcme.exact.shorttime import short_time_law
-from hpcme.model.job import Job, load_job
+from hpcme.model.job import Job, load_job, tail_share
 from hpcme.networks.base import VAN
 from hpcme.networks.build import build_network, network_spec
 from hpcme.networks.heads import choose_head
@@ -114,7 +114,7 @@ def shards_of(job: Job, world: World) -> Shards:
     """This rank's part of the samples. Raises InputError where a rank would have none."""
     return Shards.split(
         job["run.seed"], job["sampling.samples"], job["sampling.shards"], job["sampling.cover"],
-        world.rank, world.size, world.device, job["sampling.tail"],
+        world.rank, world.size, world.device, tail_share(job.values),
     )  # fmt: skip
 
 

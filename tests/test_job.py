@@ -9,7 +9,7 @@ from solver_cases import TOGGLE, model
 
 from hpcme import load_job
 from hpcme.errors import InputError
-from hpcme.model.job import KEYS, parse_override
+from hpcme.model.job import KEYS, parse_override, tail_share
 
 
 def write(folder: Path, text: str) -> Path:
@@ -27,7 +27,8 @@ def test_a_job_file_resolves_with_defaults(tmp_path):
     assert job.net.parameters["b"] == 0.1 and job["run.seed"] == 7 and job.name == "job"
     assert job.report_times.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
     assert all(job[key] == spec.default for key, spec in KEYS.items() if key.startswith("network."))
-    assert job["sampling.tail"] == 0.1
+    assert tail_share(job.values) == 0.1
+    assert tail_share(load_job(write(tmp_path, GOOD + '[solver]\nloss = "l2"\n')).values) == 0.0
     assert json.loads(job.text())["time.report"] == [0.0, 0.5, 1.0, 1.5, 2.0]
 
 

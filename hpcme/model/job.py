@@ -268,7 +268,7 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
         )
     if isinstance(values["solver.dt"], float) and values["solver.dt"] <= 0.0:
         raise InputError(f'{where}: solver.dt = {values["solver.dt"]!r} must be > 0 or "auto"')
-    _resolve_tail(values, where)
+    _check_shares(values, where)
     if values["sampling.samples"] < 2 * values["sampling.shards"]:
         raise InputError(
             f"{where}: sampling.samples = {values['sampling.samples']} leaves fewer than 2 samples for each of "
@@ -277,20 +277,24 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
     return values
 
 
-def _resolve_tail(values: dict[str, Any], where: str) -> None:
-    """The share of tail samples: only the loss "kl" is valid for any sampling law, the others need its density."""
-    kl = values["solver.loss"] == "kl"
+def tail_share(values: Mapping[str, Any]) -> float:
+    """Share of tail samples; "auto" is 0.1 with the loss "kl" and 0 with the others, which need the samples' density."""
     if values["sampling.tail"] == "auto":
-        values["sampling.tail"] = 0.1 if kl else 0.0
-    if values["sampling.tail"] > 0.0 and not kl:
+        return 0.1 if values["solver.loss"] == "kl" else 0.0
+    return values["sampling.tail"]
+
+
+def _check_shares(values: Mapping[str, Any], where: str) -> None:
+    tail = tail_share(values)
+    if tail > 0.0 and values["solver.loss"] != "kl":
         raise InputError(
-            f'{where}: sampling.tail = {values["sampling.tail"]} goes with solver.loss = "kl" only, not with '
+            f'{where}: sampling.tail = {tail} goes with solver.loss = "kl" only, not with '
             f'"{values["solver.loss"]}": leave it out, or set it to 0.'
         )
-    if values["sampling.tail"] + values["sampling.cover"] > 0.9:
+    if tail + values["sampling.cover"] > 0.9:
         raise InputError(
-            f"{where}: sampling.cover = {values['sampling.cover']} and sampling.tail = {values['sampling.tail']} leave "
-            "too few samples of the law itself: their sum must be at most 0.9."
+            f"{where}: sampling.cover = {values['sampling.cover']} and sampling.tail = {tail} leave too few samples of "
+            "the law itself: their sum must be at most 0.9."
         )
 
 
@@ -337,7 +341,7 @@ def _report_times(report: Any, end: float, where: str) -> np.ndarray:
     if isinstance(report, Mapping):
         if set(report) != {"every"} or not _positive(report["every"]):
             raise InputError(f"{where}: time.report = {dict(report)!r}: allowed is {{every = x}} with x > 0, or a list")
-        count = int(math.floor(end / report["every"] * (1 + 1e-12)))
+        count = math.floor(end / report["every"] * (1 + 1e-12))
         if count > 100_000:
             raise InputError(f"{where}: time.report asks for {count} report times; at most 100000")
         times = [i * float(report["every"]) for i in range(count + 1)]
