@@ -1,7 +1,7 @@
 """The start: an exact law after a few transitions, and the network fitted to it.
 
-A point start is no law that a network holds well (all but one state would need probability zero), and a smeared point is
-a wrong start. So time zero keeps the exact initial law, and the network takes over at the short time t0 at which
+A point start is no law that a network holds well (all but one state would need probability zero), and a smeared point
+is a wrong start. So time zero keeps the exact initial law, and the network takes over at the short time t0 at which
 about `start_jumps` transitions have happened; until then the law is computed exactly on the few states it lives on.
 The fit minimises KL(p || q) = sum p log(p/q) with exact sums over those states, no samples.
 """

@@ -278,7 +278,7 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
 
 
 def tail_share(values: Mapping[str, Any]) -> float:
-    """Share of tail samples; "auto" is 0.1 with the loss "kl" and 0 with the others, which need the samples' density."""
+    """Share of tail samples; "auto" is 0.1 with the loss "kl", and 0 with those that need the samples' density."""
     if values["sampling.tail"] == "auto":
         return 0.1 if values["solver.loss"] == "kl" else 0.0
     return values["sampling.tail"]

@@ -9,7 +9,8 @@ shared. Laws that every network obeys, and that the tests hold it to:
     conditional i does not depend on counts at positions >= i.
 
 The sweep works on distinct prefixes. A conditional depends on the counts before it only, and samples share prefixes: of
-1,000 samples of the toggle switch, 1, 2, 4 and about 100 prefixes are distinct. Each is evaluated once, and rows point to it.
+1,000 samples of the toggle switch, 1, 2, 4 and about 100 prefixes are distinct. Each is evaluated once, and rows point
+to it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class VAN(nn.Module, ABC):
     limits: int64 [S], largest count of each species, in model order.
     order: permutation of range(S): the species at each position of the sweep.
     support: decision diagram, in network order (`hpcme.networks.support`).
-    width: size of the hidden vector that feeds each head; heads: kind of head of each species, in model order (`networks.heads`).
+    width: size of the hidden vector that feeds each head.
+    heads: kind of head of each species, in model order (`hpcme.networks.heads`).
     """
 
     def __init__(

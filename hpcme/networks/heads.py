@@ -55,7 +55,7 @@ class CategoricalHead(Head):
 
 
 class SplineHead(Head):
-    """logits = base + (hidden W + b) Phi, with base = -log n! and Phi [F, limit + 1]: n / sqrt(limit) and 16 splines."""
+    """logits = base + (hidden W + b) Phi: base = -log n!, Phi [17, limit + 1] holds n / sqrt(limit) and 16 splines."""
 
     def __init__(self, width: int, limit: int, dtype: torch.dtype) -> None:
         super().__init__()

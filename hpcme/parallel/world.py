@@ -7,6 +7,7 @@ instead of with N silent worlds of size one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -124,10 +125,8 @@ class MpiWorld(World):
         if self.local_size == self.size:
             return "127.0.0.1"
         name = socket.gethostname()
-        try:
+        with contextlib.suppress(OSError):  # then torch resolves the bare name itself, by other means than this one
             name = socket.gethostbyname(name)
-        except OSError:
-            pass  # torch resolves the bare name itself, through other means than this one
         return self.comm.bcast(name)
 
     def _self_test(self) -> None:

@@ -45,7 +45,7 @@ class Watched:
         self.evolution = evolution_of(job, world)
         self.evolution.recorder = self.recorder = Rows()
         self.surveys: list[np.ndarray] = []
-        self.draws: list[tuple[np.ndarray, np.ndarray]] = []  # (drawn, pushed) states with their multiplicities
+        self.draws: list[list[np.ndarray]] = []  # drawn, pushed and tail states with their multiplicities
         scheme = self.evolution.scheme
         survey, draw = scheme.survey, scheme.network.draw
 
@@ -57,7 +57,8 @@ class Watched:
         def watch_draw(u, given):
             result = draw(u, given)
             n = result.n[result.row].numpy().copy()
-            self.draws.append((n[: len(u)], n[len(u) :]))
+            pushed = len(u) + scheme.shards.pushed * len(scheme.shards.owned)
+            self.draws.append([part for part in (n[: len(u)], n[len(u) : pushed], n[pushed:]) if len(part)])
             return result
 
         scheme.survey, scheme.network.draw = watch_survey, watch_draw
