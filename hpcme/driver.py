@@ -20,7 +20,7 @@ from hpcme.dynamics.projection import Projection
 from hpcme.dynamics.sampler import Shards
 from hpcme.dynamics.start import fit, marginals
 from hpcme.dynamics.timers import Timers
-from hpcme.errors import HpcmeError, OutputError
+from hpcme.errors import HpcmeError, NumericalError, OutputError
 from hpcme.exact.shorttime import short_time_law
 from hpcme.model.job import Job, load_job, tail_share
 from hpcme.networks.base import VAN
@@ -105,6 +105,10 @@ def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> No
     try:
         reached = prepare(job, world, shards, writer, say).run(stop, progress)
         status = "done" if reached else "stopped"
+    except NumericalError:
+        if writer is not None:
+            writer.finish("failed")
+        raise
     finally:
         if writer is not None:
             writer.finish(status) if status != "failed" else writer.close()
@@ -130,10 +134,13 @@ def prepare(
     checkpoint = world.share(writer.load_checkpoint() if writer is not None else None)
     start = None
     if checkpoint is None:
-        start = short_time_law(
-            job.net, jumps=job["solver.start_jumps"], t_max=float(job.report_times[1]),
-            max_states=job["solver.start_states"],
-        )  # fmt: skip
+        with _together(world):
+            if world.main:
+                start = short_time_law(
+                    job.net, jumps=job["solver.start_jumps"], t_max=float(job.report_times[1]),
+                    max_states=job["solver.start_states"],
+                )  # fmt: skip
+        start = world.share(start)
         spec = network_of(job, marginals(start[1], start[2], job.net.limits))
     else:
         spec = json.loads(checkpoint[1]["network"])
@@ -173,6 +180,7 @@ def _fit_start(job: Job, network: VAN, start: tuple, world: World, say: Say) -> 
     if world.main:
         network.set_marginals(marginals(states, p, job.net.limits))
         kl = fit(network, states, p, epochs=job["solver.start_epochs"], seed=job["run.seed"])
+    kl = world.share(kl)  # the others wait here, in MPI, which knows no time-out
     for tensor in network.state_dict().values():
         world.broadcast_(tensor)
     say(f"hpcme: start at t = {t0:.4g}, exact on {len(states)} states (neglected {lost:.1e}); "

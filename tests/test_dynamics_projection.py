@@ -237,7 +237,7 @@ def test_a_fit_that_fails_is_undone_tried_shorter_and_given_up_honestly():
 def test_automatic_steps_are_stable_for_the_fastest_state_sampled():
     evolution = evolution_of(job_of("toggle", 2.0, solver__jumps=50.0, solver__order=2))
     n = evolution.scheme.survey(0)
-    exit_rate, fastest, _ = evolution._rates(n)
+    exit_rate, fastest, _ = evolution._rates(n, evolution.t)
     assert fastest > exit_rate
     assert evolution._step_length(exit_rate, fastest) * fastest <= 1.5
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from solver_cases import MODELS, all_states, evolution_of, job_of, model, random_network
 
+from hpcme import load_job
 from hpcme.dynamics.enumeration import DeviceEnumeration, HostEnumeration
 from hpcme.dynamics.target import MAX_EXITS, MIN_RATIO, Target
 from hpcme.errors import InputError
@@ -128,6 +129,45 @@ def test_steps_are_shortened_until_the_target_is_positive_and_nothing_is_evaluat
     target.dt = 2 * dt
     assert not (target.log_ratio(index) >= math.log(MIN_RATIO)).all()
     assert sum(calls) == before
+
+
+def test_a_shortened_step_averages_time_dependent_rates_over_what_is_left():
+    net, t = model("driven"), 0.2
+    network = frozen_network(net)
+    states = torch.from_numpy(all_states(net.limits)[::5])
+    asked = []
+
+    def frozen(n):
+        asked.append(n)
+        return network.log_prob(n).detach()
+
+    shortened = Target(HostEnumeration(net), frozen, t, 0.8, 2)
+    shortened.number(states)
+    evaluations = shortened.evaluations
+    shortened.shorten(0.01)
+    value = shortened.log_ratio(shortened.number(states))
+    fresh = Target(HostEnumeration(net), lambda n: network.log_prob(n).detach(), t, 0.01, 2)
+    assert torch.equal(value, fresh.log_ratio(fresh.number(states)))
+    assert shortened.evaluations == evaluations == sum(map(len, asked))
+
+
+def test_a_rate_that_rises_within_the_step_shortens_it():
+    text = (
+        '[model]\nname="rise"\n[species]\nX = {initial=2,max=90}\n[[reactions]]\nequation="0 -> X"\n'
+        'rate="piecewise(2, t < 1, 60)"\n[[reactions]]\nequation="X -> 0"\nrate=1\n'
+    )
+    job = load_job({"model": load_model_text(text, "rise")}, overrides={
+        "time.end": 1.4, "time.report": [0.95, 1.4], "sampling.samples": 2000, "network.width": 12,
+        "output.report_samples": 200})  # fmt: skip
+    evolution = evolution_of(job)
+    rows, advance = [], evolution._advance
+    evolution._advance = lambda: rows.append(advance()) or rows[-1]
+    evolution.run()
+    over = [row["dt"] for row in rows if row["t"] - row["dt"] < 1.0 < row["t"]]
+    assert max(over) < 0.02  # 0.5 transitions at a rate above 60
+    n, _ = evolution.scheme.network.sample(torch.from_numpy(np.random.default_rng(1).random((40_000, 1))))
+    exact = 2.0 * np.exp(-0.4) + 60.0 * (1 - np.exp(-0.4))
+    assert float(n.double().mean()) == pytest.approx(exact, rel=0.03)
 
 
 def test_a_step_too_long_is_shortened_and_the_series_says_so():

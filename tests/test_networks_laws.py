@@ -127,6 +127,23 @@ def test_the_network_is_asked_once_per_distinct_prefix(monkeypatch):
     assert seen == list(enumerate(prefixes))
 
 
+def test_running_sums_by_doubling_strides_are_running_sums():
+    for K in (1, 2, 7, 80, 129):
+        p = torch.rand(5, K, dtype=torch.float64)
+        assert torch.allclose(base.strided_cumulative(p), p.cumsum(-1), rtol=1e-14)
+
+
+def test_tempered_samples_follow_flattened_conditionals_and_carry_the_laws_own_probabilities():
+    network = network_of("gru", 1, ORDERS[0], "box")
+    N = 20_000
+    n, logq = network.sample(uniforms(N), temper=0.5)
+    assert torch.allclose(logq, network.log_prob(n).detach(), rtol=0, atol=1e-13)
+    first = network.order[0]
+    p = torch.softmax(0.5 * network.conditionals(n)[first][0][0], dim=0).numpy()
+    seen = np.bincount(n[:, first].numpy(), minlength=len(p))
+    assert stats.chisquare(seen, N * p / p.sum()).pvalue > 1e-4
+
+
 def test_states_outside_the_box_have_probability_zero():
     network = network_of("made", 1, ORDERS[0], "box")
     n = torch.tensor([[3, 0, 0, 0], [0, -1, 0, 0], [0, 19, 0, 0], [1, 1, 1, 1]])

@@ -10,6 +10,7 @@ import torch
 from hpcme.errors import InputError
 from hpcme.kernels import dedup, inflow, neighbours, tensor
 from hpcme.model.network import ReactionNetwork
+from hpcme.networks.base import cumulative
 
 
 class Enumeration(ABC):
@@ -43,7 +44,7 @@ class Enumeration(ABC):
         Reaction k is taken with probability a_k / a0; a state without transitions stays where it is.
         """
         a, _ = self.outflow(n, t0, t1)
-        cdf = a.cumsum(dim=1)
+        cdf = cumulative(a)
         k = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0].clamp_max(a.shape[1] - 1)
         moved = n + self.changes[k]
         return torch.where((cdf[:, -1] > 0)[:, None], moved, n)

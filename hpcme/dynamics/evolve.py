@@ -23,6 +23,7 @@ from hpcme.errors import NumericalError
 from hpcme.parallel.world import World
 
 _MARGIN = 0.8  # of the stable step of the fastest state sampled: the epochs will meet faster ones
+_LOOKS = 8  # times within a step at which rates that depend on time are looked at
 _GROWTH = 1.5  # after a shortened step the next may be longer by this factor
 
 
@@ -80,7 +81,11 @@ class Evolution:
         """Advance to the end; True when it was reached, False when `stop` asked for a pause on any rank."""
         begun, last_checkpoint, steps_since = time.monotonic(), time.monotonic(), 0
         while self.report < len(self.times):
-            row = self._advance()
+            try:
+                row = self._advance()
+            except NumericalError:  # met by all ranks: keep what led here
+                self.recorder.commit(self.step, self.state())
+                raise
             self.recorder.row(row)
             steps_since += 1
             now = time.monotonic()
@@ -114,8 +119,10 @@ class Evolution:
         """One time step; returns its row of the series."""
         began = time.perf_counter()
         n = self.scheme.survey(self.step)
-        exit_rate, fastest, leak = self._rates(n)
+        exit_rate, fastest, leak = self._rates(n, self.t)
         dt = self._step_length(exit_rate, fastest)
+        if self.enumeration.net.time_dependent:
+            dt = self._look_ahead(n, dt, exit_rate, fastest)
         result = self.scheme.step(self.step, self.t, dt)
         if result.dt <= 1e-12 * self.times[-1]:
             raise NumericalError(
@@ -135,9 +142,16 @@ class Evolution:
             "gradient_norm": result.gradient_norm, "wall": time.perf_counter() - began,
         }  # fmt: skip
 
-    def _rates(self, n: torch.Tensor) -> tuple[float, float, float]:
-        """E_q[a0], the largest a0 met and the mean rate of leaving the limits, over all ranks, at the present time."""
-        a, leak = self.enumeration.outflow(n, self.t, self.t)
+    def _look_ahead(self, n: torch.Tensor, dt: float, exit_rate: float, fastest: float) -> float:
+        """Step by the largest rates on the way: a rate that rises within the step shortens it."""
+        for ahead in range(1, _LOOKS + 1):
+            later = self._rates(n, self.t + dt * ahead / _LOOKS)
+            exit_rate, fastest = max(exit_rate, later[0]), max(fastest, later[1])
+        return min(dt, self._step_length(exit_rate, fastest))
+
+    def _rates(self, n: torch.Tensor, t: float) -> tuple[float, float, float]:
+        """E_q[a0], the largest a0 met and the mean rate of leaving the limits at time t, over all ranks."""
+        a, leak = self.enumeration.outflow(n, t, t)
         a0 = a.sum(dim=1)
         sums = torch.stack([a0.sum(), leak.sum(), a.new_tensor(float(n.shape[0]))])
         total, leaving, count = self.world.sum_(sums).tolist()

@@ -6,7 +6,7 @@ loss is the coefficient c. Written with d = log q' - log T and w = q'/r:
   kl         KL(q' || T), by the log-variance form (Richter, Boustati, Nuesken, Ruiz, Akyildiz 2020):
              c = d - mean_r(d). At r = q' it is the policy gradient of the KL divergence with the mean as baseline;
              for any other covering r it is the gradient of Var_r(d)/2, with the same minimum and no weights.
-  l2         sum_n (q' - T)^2 / 2, in units of the largest T met:  c = w (q' - T - b)
+  l2         sum_n (q' - T)^2 / 2, in units of the largest q_t sampled:  c = w (q' - T - b)
   hellinger  1 - sum_n sqrt(q' T):                                 c = -w (sqrt(T/q') - b) / 2
 
 Baselines b are means over the samples (self-normalised by w); since E_q'[grad log q'] = 0 they change no gradient.

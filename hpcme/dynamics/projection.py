@@ -28,6 +28,10 @@ TEMPER = 0.5
 #: Largest residual of an accepted step. A good fit leaves a few hundredths; at 1 the law has come apart.
 MAX_RESIDUAL = 1.0
 _MAX_REJECTIONS = 6
+_ADVICE = (
+    "Results up to here are kept. Try again in another --out with more sampling.samples or solver.epochs, or with "
+    "smaller solver.jumps or solver.learning_rate."
+)
 
 
 class Fit(NamedTuple):
@@ -112,9 +116,8 @@ class Projection:
         """Freeze the present law as q_t, fixed parts of the heads included."""
         with torch.no_grad():
             self.frozen.flat.copy_(self.live.flat)
-            for mine, theirs in zip(self.frozen.network.buffers(), self.network.buffers(), strict=True):
-                if mine.numel():
-                    mine.copy_(theirs)
+            for mine, theirs in zip(self.frozen.network.heads, self.network.heads, strict=True):
+                mine.base.copy_(theirs.base)
 
     # ---- one time step ---------------------------------------------------------------------------------------
 
@@ -124,7 +127,8 @@ class Projection:
         self.sync_frozen()
         with self.timers("sampling"):
             u = self.shards.uniforms("cover", step, 0, self.shards.drawn, self.network.S)
-            self.base, _ = self.frozen.network.sample(u)
+            self.base, logq = self.frozen.network.sample(u)
+            self.scale = -self.world.min_(-logq.max().reshape(1))[0]  # the same on every rank
             if self.shards.tempered:
                 u = self.shards.uniforms("tail", step, 0, self.shards.drawn, self.network.S)
                 self.wide, _ = self.frozen.network.sample(u, TEMPER)
@@ -146,7 +150,11 @@ class Projection:
         begin = self.live.flat.detach().clone()
         epochs = shortened = 0
         for rejected in range(_MAX_REJECTIONS + 1):
-            result, used, shorter = self._fit(step, epochs, target, begin)
+            try:
+                result, used, shorter = self._fit(step, epochs, target, begin)
+            except NumericalError:
+                self._restore_law(begin)
+                raise
             epochs, shortened = epochs + used, shortened + shorter
             if result.residual <= MAX_RESIDUAL:
                 self.velocity = (self.live.flat.detach() - begin) / target.dt
@@ -155,14 +163,17 @@ class Projection:
                 return StepResult(target.dt, *result, distinct, evaluations, epochs, shortened, rejected)
             self.optimiser.state.clear()
             self.velocity = torch.zeros_like(begin)
-            target.dt *= 0.5
-        with torch.no_grad():
-            self.live.flat.copy_(begin)
+            target.shorten(0.5 * target.dt)
+        self._restore_law(begin)
         raise NumericalError(
             f"step {step} at t = {t:g}: the network does not follow the law any more (the residual, the standard "
-            f"deviation of log q' - log T, stays above {MAX_RESIDUAL:g} down to dt = {target.dt:.3g}). Results up to "
-            "here are kept. Raise sampling.samples or solver.epochs, or lower solver.jumps or solver.learning_rate."
+            f"deviation of log q' - log T, stays above {MAX_RESIDUAL:g} down to dt = {target.dt:.3g}). {_ADVICE}"
         )
+
+    def _restore_law(self, begin: torch.Tensor) -> None:
+        """Undo a fit, so that what is stored is the law at the start of the step."""
+        with torch.no_grad():
+            self.live.flat.copy_(begin)
 
     def _predict(self, begin: torch.Tensor, dt: float) -> None:
         """Start a fit where the last step's motion leads: the law moves smoothly, and this removes most of the lag
@@ -186,7 +197,7 @@ class Projection:
             if target.dt <= 0.0:
                 raise NumericalError(
                     f"step {step} at t = {target.t:g}: no step, however short, keeps the target positive and finite. "
-                    "Results up to here are kept. Raise sampling.samples or solver.epochs, or lower solver.jumps."
+                    f"{_ADVICE}"
                 )
             self._predict(begin, target.dt)
         return result, used, shortened
@@ -195,6 +206,8 @@ class Projection:
         """One gradient step; None when the time step was shortened instead."""
         draw = self._draw(step, stream, target)
         logq = draw.logq.detach()
+        if bool(torch.isneginf(logq).any()):
+            raise NumericalError(_missed(self.enumeration.net, draw.n[torch.isneginf(logq)][0].tolist(), target))
         with self.timers("neighbours"):
             index = target.number(draw.n)
             log_ratio = target.log_ratio(index)
@@ -204,7 +217,7 @@ class Projection:
         drawn, total_weight, weighted, d_sum, d_drawn, d_square, w_square, too_small = sums.tolist()
         if too_small:
             allowed = torch.tensor([target.admissible_step()], dtype=torch.float64, device=self.shards.device)
-            target.dt = float(self.world.min_(allowed))
+            target.shorten(float(self.world.min_(allowed)))
             return None
         coefficient = self._weight * (self._value - weighted / total_weight) / self.shards.samples
         with self.timers("gradient"):
@@ -249,7 +262,7 @@ class Projection:
         if self.loss_name != "kl" and self.shards.pushed:
             f = self.shards.pushed / self.shards.rows
             weight = 1.0 / ((1.0 - f) + f * torch.exp(target.log_push(index) - logq))
-        self._value, w = LOSSES[self.loss_name](logq, log_target, weight, target.logq.max())
+        self._value, w = LOSSES[self.loss_name](logq, log_target, weight, self.scale)
         self._weight = many * w
         too_small = (~torch.isfinite(log_ratio)).sum()
         difference = logq - log_target
@@ -267,3 +280,13 @@ class Projection:
         self.optimiser.param_groups[0]["lr"] = rate
         self.live.flat.grad = gradient.to(self.live.flat.dtype)
         self.optimiser.step()
+
+
+def _missed(net, state: list[int], target: Target) -> str:
+    """Message for a state that a transition reaches although the support excludes it."""
+    where = ", ".join(f"{name} = {count}" for name, count in zip(net.species, state, strict=True))
+    return (
+        f"between t = {target.t:g} and {target.averaged_to:g} a transition leads to {where}, which the search for "
+        "reachable states had missed: a rate that is positive for a very short time only. Set "
+        "network.support_states = 1, so that limits and conservation laws alone decide which states exist."
+    )

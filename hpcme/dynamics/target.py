@@ -31,7 +31,7 @@ class Target:
     """Cache of frozen log-probabilities and Taylor terms over the distinct states met in one step.
 
     frozen: function n int32 [U, S] -> log q float64 [U]; it is called with states it has not seen before only.
-    t, dt: the step runs from t to t + dt; dt may be shortened later, rates stay averaged over [t, t + dt].
+    t, dt: the step runs from t to t + dt; see `shorten`.
     push: also keep the density of the law pushed by one random transition (`log_push`).
     """
 
@@ -83,6 +83,17 @@ class Target:
     def log_push(self, index: torch.Tensor) -> torch.Tensor:
         """log (J q)(n), float64 [B]: the density of q followed by one random transition (see Enumeration.jump)."""
         return self.logq[index] + torch.log(self.pushed[index])
+
+    def shorten(self, dt: float) -> None:
+        """Make the step end at t + dt. What was computed is kept, but for rates that depend on time: their averages
+        and the terms built on them are found anew (frozen probabilities are not)."""
+        self.dt = dt
+        if self.enumeration.net.time_dependent:
+            self.averaged_to = self.t + dt
+            self.rate.zero_()
+            self.linked.zero_()
+            for values in (self.a0, self.pushed, *self.g):
+                values.fill_(torch.nan)
 
     def admissible_step(self) -> float:
         """Largest of dt, dt/2, dt/4, ... that fits every state met so far; 0 where none does."""

@@ -194,12 +194,32 @@ class VAN(nn.Module, ABC):
             self.heads[i].set_marginal(pmfs[species])
 
 
+def cumulative(p: torch.Tensor) -> torch.Tensor:
+    """Running sums along the last dimension, float64 [U, K], the same bits every time.
+
+    torch's scan on a GPU adds in an order that may differ between runs (and is refused in deterministic mode); doubling
+    strides add in one fixed order, in log2(K) passes.
+    """
+    if p.device.type == "cpu":
+        return p.cumsum(dim=-1)
+    return strided_cumulative(p)
+
+
+def strided_cumulative(p: torch.Tensor) -> torch.Tensor:
+    """`cumulative` by doubling strides (Hillis and Steele 1986), on any device."""
+    stride = 1
+    while stride < p.shape[-1]:
+        p = torch.cat([p[..., :stride], p[..., stride:] + p[..., :-stride]], dim=-1)
+        stride *= 2
+    return p
+
+
 def _inverse_cdf(logp: torch.Tensor, row: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """Counts at which the distribution function first exceeds u; never a count of probability zero.
 
     logp float64 [U, K]; row int64 [N], prefix of every row; u float64 [B], B <= N. Returns int64 [B].
     """
-    cdf = logp.exp().cumsum(dim=-1)
+    cdf = cumulative(logp.exp())
     if cdf.shape[0] == 1:
         return torch.searchsorted(cdf[0], u * cdf[0, -1], right=True)
     cdf = cdf[row[: u.shape[0]]]

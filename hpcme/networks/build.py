@@ -77,9 +77,12 @@ def enumerate_reachable(net: ReactionNetwork, max_states: int, end: float) -> np
 
 
 def probe_times(end: float) -> np.ndarray:
-    """Times at which a time-dependent propensity is looked at to see whether it can be positive, float64 [33]."""
+    """Times at which a time-dependent propensity is looked at to see whether it can be positive, float64 [1025].
+
+    A rate that is positive for less than about a thousandth of the time can be missed; the solver then says so.
+    """
     golden = 0.6180339887498949  # a low-discrepancy sequence meets no period of the rates systematically
-    return np.concatenate([[0.0], (np.arange(1, 32) * golden % 1.0) * end, [end]])
+    return np.concatenate([[0.0], (np.arange(1, 1024) * golden % 1.0) * end, [end]])
 
 
 def parameters_of(network: VAN) -> dict[str, np.ndarray]:

@@ -126,7 +126,8 @@ class MpiWorld(World):
             return "127.0.0.1"
         name = socket.gethostname()
         with contextlib.suppress(OSError):  # then torch resolves the bare name itself, by other means than this one
-            name = socket.gethostbyname(name)
+            found = socket.gethostbyname(name)
+            name = name if found.startswith("127.") else found  # Debian maps a host's own name to 127.0.1.1
         return self.comm.bcast(name)
 
     def _self_test(self) -> None:
