@@ -107,9 +107,7 @@ def test_logprob_takes_columns_in_any_order_and_sums_to_one(place, tmp_path, cap
     values = [float(r["logprob"]) for r in rows]
     assert math.fsum(map(math.exp, values)) == pytest.approx(1.0 - _lost(run), abs=1e-13)
     with open_run(run) as opened:
-        table = {
-            tuple(n): p for n, p in zip(opened.fsp_states().tolist(), opened.probability(1.0), strict=True)
-        }
+        table = {tuple(n): p for n, p in zip(opened.fsp_states().tolist(), opened.probability(1.0), strict=True)}
     for (g, p), r in zip(states, rows, strict=False):
         assert (int(r["G"]), int(r["P"])) == (g, p)
         assert float(r["logprob"]) == pytest.approx(math.log(table[g, p]), rel=1e-12)
@@ -159,11 +157,7 @@ def test_trajectories_are_at_their_noise_floor(place, capsys):
     assert "joint distribution" in text and "know no probabilities" in text and "log-likelihood" in text
     assert f"{apart['tv'][0]:.6g}" in text and f"{floor['tv'][0]:.6g}" in text
     (row,) = _csv(call(capsys, *argv, "--csv").out)
-    assert (
-        float(row["tv_X"]) == apart["tv"][0]
-        and row["tv"] == ""
-        and float(row["tv_floor_X"]) == floor["tv"][0]
-    )
+    assert float(row["tv_X"]) == apart["tv"][0] and row["tv"] == "" and float(row["tv_floor_X"]) == floor["tv"][0]
 
 
 def test_compare_with_ssa_simulates_here(place, capsys):
@@ -290,3 +284,15 @@ def test_a_figure_with_a_reference_of_another_type(place, tmp_path, capsys):
     ]
     assert json.loads(call(capsys, *argv).out)["kind"] == "overview"
     assert "<svg" in (tmp_path / "a.svg").read_text()
+
+
+def test_compare_tells_probability_lost_past_the_limits(tmp_path, capsys):
+    (tmp_path / "small.toml").write_text(
+        '[model]\nname = "small"\n[species]\nX = { initial = 0, max = 4 }\n[[reactions]]\nequation = "0 -> X"\nrate = 5\n'
+    )
+    sets = ["--set", "solver.epochs=1", "--set", "solver.start_epochs=20", "--set", "output.report_samples=200"]
+    run = str(tmp_path / "run")
+    assert main(["run", str(tmp_path / "small.toml"), "--end", "0.5", "--out", run, "--quiet", *sets]) == 0
+    assert main(["compare", run, "--with", "exact"]) == 0
+    # Poisson(2.5): P(X > 4) = 0.109
+    assert "lost up to 0.11 of its probability past the limits" in capsys.readouterr().out

@@ -13,6 +13,9 @@ from hpcme.cli.progress import Display
 from hpcme.cli.query import add_seed, add_time
 from hpcme.errors import InputError, did_you_mean
 
+#: Probability lost past the limits from which on `compare` speaks of it.
+_TELL_LOST = 1e-4
+
 
 def compare_options(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
@@ -89,12 +92,14 @@ def _comparison(found: dict[str, Any], path: str) -> Iterator[Table | str]:
     notes: dict[str, list[str]] = {}
     for name, why in joint["reasons"].items():
         notes.setdefault(why, []).append(words.get(name, name))
-    yield Table(
-        "joint distribution",
-        ["time", *(words[name] for name in shown), "from"],
-        rows,
-        [f"{', '.join(names)}: {why}" for why, names in notes.items()],
-    )
+    remarks = [f"{', '.join(names)}: {why}" for why, names in notes.items()]
+    gone = max((value or 0.0 for value in joint.get("reference_outside", [])), default=0.0)
+    if gone > _TELL_LOST:
+        remarks.append(
+            f"the reference has lost up to {gone:.2g} of its probability past the limits, where the network has walls; "
+            "that is part of TV: raise max of the species that reach it"
+        )
+    yield Table("joint distribution", ["time", *(words[name] for name in shown), "from"], rows, remarks)
     rows = []
     for k, t in enumerate(times):
         worst = max(found["species"], key=lambda name: found["marginals"][name]["tv"][k])

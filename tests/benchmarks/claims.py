@@ -70,7 +70,10 @@ def main() -> None:
         *against_exact("birth_death", options.out, 100.0, 0.01),
         *against_exact("autoregulation", options.out, 10.0, 0.03),
         *against_exact("toggle_switch", options.out, 1.0, 0.08, 0.02),
-        *(normalisation(name, solved(name, options.out)) for name in ("birth_death", "autoregulation", "toggle_switch")),
+        *(
+            normalisation(name, solved(name, options.out))
+            for name in ("birth_death", "autoregulation", "toggle_switch")
+        ),
         normalisation("early_life", early_life(options.out)),
         conservation(options.out),
     ]
@@ -78,7 +81,9 @@ def main() -> None:
         print(json.dumps(rows, indent=1))
         return
     for row in rows:
-        print(f"{row['claim']:85s} {row['found']:10.3g}  bound {row['bound']:g}  {'holds' if row['holds'] else 'MISSED'}")
+        print(
+            f"{row['claim']:85s} {row['found']:10.3g}  bound {row['bound']:g}  {'holds' if row['holds'] else 'MISSED'}"
+        )
 
 
 if __name__ == "__main__":

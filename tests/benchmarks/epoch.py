@@ -69,7 +69,12 @@ def main() -> None:
     options = parser.parse_args()
     from hpcme.model.job import parse_override
 
-    overrides = {**PAPER, "time.end": options.end, "time.report": [options.end], **dict(map(parse_override, options.set))}
+    overrides = {
+        **PAPER,
+        "time.end": options.end,
+        "time.report": [options.end],
+        **dict(map(parse_override, options.set)),
+    }
     job = load_job(options.model, overrides=overrides)
     world = open_world(job["run.device"])
     world.use_threads(1)
@@ -105,8 +110,12 @@ def text(result: dict) -> str:
         f"  {result['ms_per_epoch']:.2f} ms an epoch, {result['frozen_evaluations_per_epoch']:.0f} frozen evaluations an epoch",
     ]
     if result["times_faster"] is not None:
-        lines.append(f"  plain epoch {result['plain_ms_per_epoch']:.2f} ms: {result['times_faster']:.1f} times faster")
-    lines += [f"  {name:15s} {100 * share:5.1f} %" for name, share in sorted(result["shares"].items(), key=lambda x: -x[1])]
+        lines.append(
+            f"  plain epoch {result['plain_ms_per_epoch']:.2f} ms: {result['times_faster']:.1f} times faster"
+        )
+    lines += [
+        f"  {name:15s} {100 * share:5.1f} %" for name, share in sorted(result["shares"].items(), key=lambda x: -x[1])
+    ]
     return "\n".join(lines)
 
 
