@@ -47,7 +47,7 @@ def solve(
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ):
-    """Solve a job (or continue it) and return the opened run (`hpcme.store.reader.Run`); on ranks > 0 too.
+    """Solve a job (or continue it) and return the opened run (`hpcme.store.reader.Run`); None on ranks > 0.
 
     job: a Job, a path of a job or model file, or a nested dict like a job file. out: run folder.
     say: receives lines for the user; progress: is called after every step; stop: asks for a pause when it
@@ -69,8 +69,11 @@ def solve(
     if not world.share(done):
         quiet = say is None or not world.main
         _solve(job, folder, world, _nothing if quiet else say, progress if world.main else None, stop)
-    world.share(None)  # the other ranks open the folder when rank 0 has finished it
-    return open_run(folder)
+    # Only rank 0 opens the folder: other hosts may see it late, or not at all.
+    run = None
+    with _together(world):
+        run = open_run(folder) if world.main else None
+    return run
 
 
 def finished(folder: Path, job: Job) -> bool:

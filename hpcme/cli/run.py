@@ -114,9 +114,9 @@ def execute(args: argparse.Namespace) -> int:
             except KeyboardInterrupt:
                 raise MoreTime("ended at once; the same command continues from the last checkpoint") from None
             display.wipe()
-            status = world.share(run.status)
-            if status != "done":
-                raise MoreTime(_unfinished(run, folder, stop))
+            unfinished = world.share(_unfinished(run, folder, stop) if world.main and run.status != "done" else "")
+            if unfinished:
+                raise MoreTime(unfinished)
         # The other ranks need not wait for this, nor fail with it.
         if world.main and (not args.quiet or args.json or args.csv):
             _summary(args, run, folder, before, time.perf_counter() - began)
