@@ -33,6 +33,9 @@ from hpcme.store.writer import RunWriter
 
 Say = Callable[[str], None]
 
+#: Time-stepping schemes by the name that a job gives them.
+SCHEMES = {"projection": Projection}
+
 
 def _nothing(line: str) -> None:
     """A `say` that says nothing."""
@@ -97,7 +100,7 @@ def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> No
     world.use_threads(1 + shards.rows * len(shards.owned) * job["network.width"] // 400_000)
     if job["run.deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(job["run.deterministic"])
     writer = None
     with _together(world):
         if world.main:
@@ -154,7 +157,7 @@ def prepare(
         _fit_start(job, network, start, world, say)
     enumeration = make_enumeration(job.net, world.device)
     recorder = Recorder(job, world, writer, spec, shards)
-    scheme = Projection(network, enumeration, shards, world, job, timers)
+    scheme = SCHEMES[job["solver.scheme"]](network, enumeration, shards, world, job, timers)
     evolution = Evolution(job, scheme, enumeration, world, recorder, timers)
     if checkpoint is not None:
         evolution.restore(checkpoint[1])

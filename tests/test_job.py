@@ -1,6 +1,7 @@
 """Job files: defaults, overrides, report times, identity, and errors that name key, value and what is allowed."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from solver_cases import TOGGLE, model
 
 from hpcme import load_job
+from hpcme.driver import SCHEMES
 from hpcme.errors import InputError
 from hpcme.model.job import KEYS, parse_override, tail_share
 
@@ -30,6 +32,12 @@ def test_a_job_file_resolves_with_defaults(tmp_path):
     assert tail_share(job.values) == 0.1
     assert tail_share(load_job(write(tmp_path, GOOD + '[solver]\nloss = "l2"\n')).values) == 0.0
     assert json.loads(job.text())["time.report"] == [0.0, 0.5, 1.0, 1.5, 2.0]
+
+
+def test_every_key_has_a_reader_and_every_scheme_its_class():
+    source = "".join(path.read_text() for path in (Path(__file__).parents[1] / "hpcme").rglob("*.py"))
+    assert not [key for key in KEYS if not re.search(rf"(job|values)\[\"{re.escape(key)}\"\]", source)]
+    assert set(SCHEMES) == set(KEYS["solver.scheme"].words)
 
 
 def test_a_model_file_is_a_job_with_defaults(tmp_path):
