@@ -16,15 +16,17 @@ import torch
 
 from hpcme.dynamics.enumeration import make_enumeration
 from hpcme.dynamics.evolve import Evolution, Progress
+from hpcme.dynamics.certificate import Certificate
 from hpcme.dynamics.projection import Projection
 from hpcme.dynamics.sampler import Shards
-from hpcme.dynamics.start import fit, marginals
+from hpcme.dynamics.start import distance_to, fit, fit_heads, marginals
+from hpcme.dynamics.tdvp import Tdvp
 from hpcme.dynamics.timers import Timers
-from hpcme.errors import HpcmeError, NumericalError, OutputError
+from hpcme.errors import HpcmeError, InputError, NumericalError, OutputError
 from hpcme.exact.shorttime import short_time_law
-from hpcme.model.job import Job, load_job, tail_share
+from hpcme.model.job import Job, load_job
 from hpcme.networks.base import VAN
-from hpcme.networks.build import build_network, network_spec
+from hpcme.networks.build import build_network, enumerate_reachable, network_spec
 from hpcme.networks.heads import choose_head
 from hpcme.parallel.ending import ending
 from hpcme.parallel.world import World, open_world
@@ -32,9 +34,6 @@ from hpcme.store.recorder import Recorder
 from hpcme.store.writer import RunWriter
 
 Say = Callable[[str], None]
-
-#: Time-stepping schemes by the name that a job gives them.
-SCHEMES = {"projection": Projection}
 
 
 def _nothing(line: str) -> None:
@@ -124,7 +123,7 @@ def shards_of(job: Job, world: World) -> Shards:
     """This rank's part of the samples. Raises InputError where a rank would have none."""
     return Shards.split(
         job["run.seed"], job["sampling.samples"], job["sampling.shards"], job["sampling.cover"],
-        world.rank, world.size, world.device, tail_share(job.values),
+        world.rank, world.size, world.device, job["sampling.tail"],
     )  # fmt: skip
 
 
@@ -153,18 +152,24 @@ def prepare(
     network = build_network(spec, job.net, seed=job["run.seed"]).to(world.device)
     say(f"hpcme: {job.net.name}: {job.net.S} species, {job.net.R} reactions; {world.describe()}; "
         f'network "{spec["kind"]}", {sum(p.numel() for p in network.parameters())} parameters')  # fmt: skip
+    distance = 0.0
     if start is not None:
-        _fit_start(job, network, start, world, say)
+        distance = _fit_start(job, network, start, world, say)
     enumeration = make_enumeration(job.net, world.device)
     recorder = Recorder(job, world, writer, spec, shards)
-    scheme = SCHEMES[job["solver.scheme"]](network, enumeration, shards, world, job, timers)
-    evolution = Evolution(job, scheme, enumeration, world, recorder, timers)
+    states = _all_states(job, world, say)
+    if job["solver.scheme"] == "tdvp":
+        scheme = Tdvp(network, enumeration, world, job, states if job["sampling.exact"] is not False else None)
+    else:
+        scheme = Projection(network, enumeration, shards, world, job, timers)
+    certificate = Certificate(network, enumeration, world, shards=shards, states=states)
+    evolution = Evolution(job, scheme, certificate, world, recorder, timers)
     if checkpoint is not None:
         evolution.restore(checkpoint[1])
         say(f"hpcme: continuing at step {evolution.step}, t = {evolution.t:g}")
     else:
         recorder.start()
-        evolution.begin(start[0])
+        evolution.begin(start[0], distance)
         recorder.commit(0, evolution.state())
     return evolution
 
@@ -178,19 +183,45 @@ def network_of(job: Job, pmfs: list[torch.Tensor]) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _fit_start(job: Job, network: VAN, start: tuple, world: World, say: Say) -> None:
-    """Fit the network to the exact law at a short time, on one rank, for all."""
+def _all_states(job: Job, world: World, say: Say) -> torch.Tensor | None:
+    """The reachable states where they are few enough to be summed over, int32 [M, S]; None else.
+
+    Raises InputError where a job insists on exact sums that are out of reach.
+    """
+    limit = job["sampling.exact_states"]
+    if job["sampling.exact"] is True:
+        limit = max(limit, job["network.support_states"])
+    states = enumerate_reachable(job.net, limit, job["time.end"])
+    if states is not None:
+        if job["solver.scheme"] == "tdvp" and job["sampling.exact"] is not False:
+            say(f"hpcme: {len(states)} states can be reached: sums over states are exact")
+        return torch.from_numpy(states).to(world.device)
+    if job["sampling.exact"] is True:
+        raise InputError(
+            f"sampling.exact = true, but more than {limit} states can be reached: leave it at \"auto\", or raise "
+            "sampling.exact_states."
+        )
+    return None
+
+
+def _fit_start(job: Job, network: VAN, start: tuple, world: World, say: Say) -> float:
+    """Fit the network to the exact law at a short time, on one rank, for all; returns the total variation distance."""
     began = time.perf_counter()
     t0, states, p, lost = start
-    kl = 0.0
+    kl = tv = 0.0
     if world.main:
         network.set_marginals(marginals(states, p, job.net.limits))
-        kl = fit(network, states, p, epochs=job["solver.start_epochs"], seed=job["run.seed"])
-    kl = world.share(kl)  # the others wait here, in MPI, which knows no time-out
+        if job["solver.scheme"] == "tdvp":
+            kl, tv = fit_heads(network, states, p)
+        else:
+            kl = fit(network, states, p, epochs=job["solver.start_epochs"], seed=job["run.seed"])
+            tv = distance_to(network, states, p)
+    kl, tv = world.share((kl, tv))  # the others wait here, in MPI, which knows no time-out
     for tensor in network.state_dict().values():
         world.broadcast_(tensor)
     say(f"hpcme: start at t = {t0:.4g}, exact on {len(states)} states (neglected {lost:.1e}); "
-        f"fit KL {kl:.1e} in {time.perf_counter() - began:.1f} s")  # fmt: skip
+        f"fit KL {kl:.1e}, TV {tv:.1e} in {time.perf_counter() - began:.1f} s")  # fmt: skip
+    return min(1.0, tv + lost)
 
 
 def _circumstances(job: Job, world: World) -> dict[str, Any]:

@@ -67,8 +67,20 @@ def identity(net=NET, **changes):
     return {**base, **changes}
 
 
-def network_run(folder, laws, times=TIMES, net=NET, states=STATES, samples=50):
-    """A finished network run whose law at each time is the table (states, p)."""
+def certificate(bound, confidence=0.999, **more):
+    """Scalars of a report with a certified bound, split into parts in fixed shares."""
+    shares = {"start": 0.1, "projection": 0.2, "time": 0.3, "truncation": 0.15, "sampling": 0.25}
+    parts = {f"bound_{name}": share * bound for name, share in shares.items()}
+    return {"bound": bound, **parts, "bound_confidence": confidence, **more}
+
+
+def network_run(
+    folder, laws, times=TIMES, net=NET, states=STATES, samples=50, extra=(), series=(), status="done"
+):
+    """A network run whose law at each time is the table (states, p).
+
+    extra: scalars of each report; series: further columns of each report's row; both may be empty.
+    """
     rng = np.random.default_rng(0)
     zero = np.zeros(net.S)
     with RunWriter.create(folder, identity(net)) as writer:
@@ -92,10 +104,11 @@ def network_run(folder, laws, times=TIMES, net=NET, states=STATES, samples=50):
                     marginals=marginals,
                     marginals_se=[np.zeros_like(m) for m in marginals],
                     network={"spec": json.dumps({"kind": "table"}), "parameters": {"states": states, "p": p}},
+                    extra=dict(extra[k]) if extra else {},
                 ),
-                {"t": [float(t)]},
+                {"t": [float(t)], **({name: [value] for name, value in series[k].items()} if series else {})},
             )
-        writer.finish()
+        writer.finish(status)
     return open_run(folder)
 
 

@@ -288,7 +288,8 @@ def test_a_figure_with_a_reference_of_another_type(place, tmp_path, capsys):
 
 def test_compare_tells_probability_lost_past_the_limits(tmp_path, capsys):
     (tmp_path / "small.toml").write_text(
-        '[model]\nname = "small"\n[species]\nX = { initial = 0, max = 4 }\n[[reactions]]\nequation = "0 -> X"\nrate = 5\n'
+        '[model]\nname = "small"\n[species]\nX = { initial = 0, max = 4 }\n'
+        '[[reactions]]\nequation = "0 -> X"\nrate = 5\n'
     )
     sets = ["--set", "solver.epochs=1", "--set", "solver.start_epochs=20", "--set", "output.report_samples=200"]
     run = str(tmp_path / "run")
@@ -296,3 +297,6 @@ def test_compare_tells_probability_lost_past_the_limits(tmp_path, capsys):
     assert main(["compare", run, "--with", "exact"]) == 0
     # Poisson(2.5): P(X > 4) = 0.109
     assert "lost up to 0.11 of its probability past the limits" in capsys.readouterr().out
+    assert main(["stats", run]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert line.strip().endswith("by t = 0.5. Fix: raise max of the species that reach it")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpcme.analysis.distances import (
+    NOTHING,
     floors,
     hellinger,
     hellinger_floor,
@@ -19,7 +20,7 @@ from hpcme.analysis.distances import (
     tv_floor,
 )
 from hpcme.analysis.laws import TabulatedLaw, law_of
-from hpcme.analysis.statistics import chosen_times, plain_numbers
+from hpcme.analysis.statistics import certificate_of, chosen_times, plain_numbers
 from hpcme.errors import InputError
 from hpcme.store.moments import histogram, law_moments, sample_moments
 from hpcme.store.reader import Run, open_run
@@ -39,6 +40,7 @@ JOINT = (
     "reference_outside",
 )
 _ZERO = 1e-12  # means smaller than this are compared absolutely
+_SURE = 5.0  # standard errors, or noise floors, that chance is given before a certificate counts as violated
 
 
 @dataclass
@@ -120,7 +122,8 @@ def compare(
      "joint": {"tv", "hellinger", "kl", ..., "method", "reasons"},       see distances.py for the conventions
      "marginals": {species: {"tv", "hellinger"}},
      "mean_error", "sd_error" [T][S]: |run - reference| / |reference|, absolute below 1e-12,
-     "noise_floor": {"marginals": {species: {"tv", "hellinger"}}, "mean_error", "sd_error"}: sampling alone}
+     "noise_floor": {"marginals": {species: {"tv", "hellinger"}}, "mean_error", "sd_error"}: sampling alone,
+     "certificate": {"bound", "looseness", "tv_at_least", "violated", "confidence", "reasons"}}   see _certificate
 
     kl is KL(reference || run), kl_reverse the other direction. With an exact law on either side the joint
     metrics are sums over all its states; between two networks they come from `samples` samples of each, with
@@ -130,6 +133,7 @@ def compare(
     Raises InputError: unknown reference or time, other species, too many states for "exact".
     """
     name, kind, same_model, laws = _reference(run, reference, times, max_states, trajectories, seed, progress)
+    foreign = None if same_model else "the reference is of another model"
     found: dict[str, Any] = {
         "times": [],
         "species": list(run.species),
@@ -146,7 +150,7 @@ def compare(
             "sd_error": [],
         },
     }
-    for k, make in laws:
+    for k, make, _ in laws:
         q, p = Law.of_run(run, k), make()
         found["times"].append(float(run.times[k]))
         _add_joint(found["joint"], compare_joint(q, p, samples, seed))
@@ -156,16 +160,22 @@ def compare(
     for metric in [metric for metric in JOINT if metric not in ("tv", "hellinger", "kl")]:
         if all(value is None for value in found["joint"][metric]) and metric not in found["joint"]["reasons"]:
             del found["joint"][metric]
+    certificate = certificate_of(run.extra(), [k for k, _, _ in laws])
+    found["certificate"] = _certificate(found, certificate, [error for _, _, error in laws], foreign)
     return plain_numbers(found)
 
 
 def _reference(run, reference, times, max_states, trajectories, seed, progress):
-    """(name, kind, same model?, [(report number of the run, function giving the reference's Law)])."""
+    """(name, kind, same model?, [(report number of the run, function giving the reference's Law, its own error)]).
+
+    The error is a bound of the TV between the reference and what it stands for, apart from the noise and the
+    lost probability that the metrics know of: 0 but for networks, whose bound it is (infinite: there is none).
+    """
     if isinstance(reference, str) and reference in ("exact", "ssa"):
         rows = sorted(chosen_times(run, times))
         solve = _exact if reference == "exact" else _ssa
         make = solve(run, run.times[rows], max_states, trajectories, seed, progress)
-        return reference, reference, True, [(k, lambda j=j: make(j)) for j, k in enumerate(rows)]
+        return reference, reference, True, [(k, lambda j=j: make(j), 0.0) for j, k in enumerate(rows)]
     if not isinstance(reference, Run):
         if not Path(reference).exists():
             raise InputError(
@@ -188,12 +198,12 @@ def _reference(run, reference, times, max_states, trajectories, seed, progress):
     else:
         pairs = [(run.index(t), reference.index(t)) for t in map(float, times)]
     same = run.provenance["model_hash"] == reference.provenance["model_hash"]
-    return (
-        str(reference.path),
-        reference.kind,
-        same,
-        [(k, lambda j=j: Law.of_run(reference, j)) for k, j in pairs],
-    )
+    error = np.zeros(len(reference.times))
+    if reference.kind == "network":
+        bound = reference.extra().get("bound", error + np.nan)
+        error = np.where(np.isnan(bound), np.inf, bound)
+    laws = [(k, lambda j=j: Law.of_run(reference, j), float(error[j])) for k, j in pairs]
+    return str(reference.path), reference.kind, same, laws
 
 
 def _stored(run: Run, t: float) -> int | None:
@@ -207,7 +217,7 @@ def _exact(run, times, max_states, trajectories, seed, progress):
     from hpcme.exact.fsp import solve_fsp
 
     try:
-        solution = solve_fsp(run.model(), times, max_states=max_states, progress=progress)
+        solution = solve_fsp(run.model(), times, max_states=max_states, progress=progress, reflecting=True)
     except InputError as error:
         raise InputError(
             f"{error} The exact law of {run.path} is out of reach; compare with ssa instead."
@@ -330,3 +340,56 @@ def _add_moments(found: dict[str, Any], q: Law, p: Law) -> None:
         # E|x| of a normal x with variance v is sqrt(2 v / pi)
         noise = getattr(q, f"{name}_se") ** 2 + getattr(p, f"{name}_se") ** 2
         found["noise_floor"][f"{name}_error"].append(np.sqrt(2.0 * noise / np.pi) / scale)
+
+
+def _certificate(
+    found: dict[str, Any], certificate: dict[str, Any] | None, errors: list[float], foreign: str | None
+) -> dict[str, Any]:
+    """The certified bound of the run beside the measured TV; lists have one value per time.
+
+    looseness = bound / TV of the joint laws. tv_at_least: what the TV to the true law is at least, when chance
+    is given _SURE standard errors (joint TV) or noise floors (marginals of trajectories; a marginal TV never
+    exceeds the joint one), and the reference its lost probability and its own error. "violated" lists the times
+    at which that exceeds the bound. What is None has a reason. foreign: why the reference says nothing, or None.
+    """
+    joint, bounds = found["joint"], certificate["bound"] if certificate else [None] * len(errors)
+    unknown = "the run stores no certified bound" + (" at some times" if certificate else "")
+    reasons: dict[str, str] = {}
+    looseness: list[float | None] = [None] * len(errors)
+    least, violated = list(looseness), []
+    for k, (bound, error, distance) in enumerate(zip(bounds, errors, joint["tv"], strict=True)):
+        if foreign is None and np.isfinite(error):
+            least[k] = max(0.0, _sure_distance(found, k) - error)
+        else:
+            reasons.setdefault("tv_at_least", foreign or "the reference is a network without a certified bound")
+        if bound is None:
+            why = reasons["bound"] = unknown
+        elif foreign is not None:
+            why = foreign
+        elif distance is None:
+            why = joint["reasons"]["tv"]
+        elif found["reference_kind"] == "network":
+            why = "the reference is a network, and TV holds the errors of both"
+        elif distance <= NOTHING:
+            why = "the measured TV is zero to rounding"
+        else:
+            why, looseness[k] = "", bound / distance
+        if why:
+            reasons.setdefault("looseness", why)
+        if bound is not None and least[k] is not None and least[k] > bound + NOTHING:
+            violated.append(found["times"][k])
+    return {
+        "bound": bounds, "looseness": looseness, "tv_at_least": least, "violated": violated,
+        "confidence": certificate["confidence"] if certificate else None, "reasons": reasons,
+    }  # fmt: skip
+
+
+def _sure_distance(found: dict[str, Any], k: int) -> float:
+    """TV at time k less what sampling noise and the probability that the reference lost can explain."""
+    joint = found["joint"]
+    if joint["tv"][k] is not None:
+        error, lost = joint.get("tv_se"), joint.get("reference_outside")
+        noise = _SURE * ((error[k] if error else None) or 0.0) + ((lost[k] if lost else None) or 0.0)
+        return joint["tv"][k] - noise
+    floor = found["noise_floor"]["marginals"]
+    return max(found["marginals"][name]["tv"][k] - _SURE * floor[name]["tv"][k] for name in found["species"])

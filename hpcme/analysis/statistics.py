@@ -14,7 +14,9 @@ from hpcme.store.moments import Moments, law_moments, normalised_weights, sample
 from hpcme.store.reader import Run
 
 __all__ = [
+    "PARTS",
     "Moments",
+    "certificate_of",
     "chosen_times",
     "law_moments",
     "normalised_weights",
@@ -23,6 +25,9 @@ __all__ = [
     "sd_error",
     "stats_table",
 ]
+
+#: Parts of a certified bound by their names in tables; the run stores each as the extra "bound_NAME".
+PARTS = ("start", "projection", "time", "truncation", "sampling")
 
 
 def chosen_times(run: Run, times: Iterable[float] | None) -> list[int]:
@@ -47,14 +52,37 @@ def stats_table(run: Run, times: Iterable[float] | None = None) -> dict[str, Any
     """Mean, standard deviation and covariance with standard errors; rows are times, columns species.
 
     Returns {"kind", "times" [T], "species" [S], "mean", "sd", "mean_se", "sd_se" [T][S], "covariance",
-    "covariance_se" [T][S][S]} as plain lists. Standard errors of exact runs are zero. times: None means all
-    stored ones. Raises InputError for a time that is not stored.
+    "covariance_se" [T][S][S], "lost" [T] (probability lost through the limits), "certificate" (see
+    certificate_of)} as plain lists; lost and certificate are None for a run without them. Standard errors of
+    exact runs are zero. times: None means all stored ones. Raises InputError for a time that is not stored.
     """
     rows = chosen_times(run, times)
+    extra = run.extra()
     names = ("mean", "sd", "mean_se", "sd_se", "covariance", "covariance_se")
     return {
         "kind": run.kind,
         "times": plain_numbers(run.times[rows]),
         "species": list(run.species),
         **{name: plain_numbers(getattr(run, name)[rows]) for name in names},
+        "lost": plain_numbers(extra["lost"][rows]) if "lost" in extra else None,
+        "certificate": certificate_of(extra, rows),
+    }
+
+
+def certificate_of(extra: dict[str, np.ndarray], rows: list[int]) -> dict[str, Any] | None:
+    """The certified bound of the total variation error and its PARTS at the given reports.
+
+    extra: `Run.extra()`. Returns {"bound", "start", "projection", "time", "truncation", "sampling" [T],
+    "confidence"}, None where a report has none; confidence is the least of the chosen reports. None for a run
+    that stores no bound at all.
+    """
+    if "bound" not in extra:
+        return None
+    absent = np.full(len(extra["bound"]), np.nan)
+    columns = {"bound": extra["bound"]} | {name: extra.get(f"bound_{name}", absent) for name in PARTS}
+    confidence = extra.get("bound_confidence", absent)[rows]
+    known = confidence[np.isfinite(confidence)]
+    return {
+        **{name: plain_numbers(column[rows]) for name, column in columns.items()},
+        "confidence": float(known.min()) if len(known) else None,
     }

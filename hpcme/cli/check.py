@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _COUNTED = 2_000_000  # reachable states counted at most
 _CHECKED = 200_000  # reachable states whose propensities are all evaluated
+_SHOWN = 6  # switch times in the text
 _COPIES = 6  # parameters, gradient, two moments of the optimiser, the frozen copy, the last motion
 
 
@@ -76,6 +77,7 @@ def reachable_states(job: Job, most: int) -> dict[str, Any]:
         "exact_support": complete and count <= job["network.support_states"],
         "exact_solver_bytes": exact_bytes(net, count, reports) if complete else None,
         "rates_probed_at": None if times is None else times.tolist(),
+        "switch_times": net.switch_times(end).tolist(),
     }
 
 
@@ -117,6 +119,8 @@ def _states_text(states: dict[str, Any]) -> list[str]:
         )
     if states["rates_probed_at"] and states["rates_probed_at"][-1] == 0.0:
         lines.append("  rates read the time and were looked at for t = 0 only: give --end T")
+    if states["switch_times"]:
+        lines.append(f"  {_switches_text(states['switch_times'])}")
     support = (
         "the reachable states exactly"
         if states["exact_support"]
@@ -124,6 +128,17 @@ def _states_text(states: dict[str, Any]) -> list[str]:
     )
     lines.append(f"  support of the network: {support}")
     return lines
+
+
+def _switches_text(times: list[float]) -> str:
+    """The first switch times, and how many there are."""
+    from hpcme.model.switching import MOST_SWITCHES
+
+    shown = ", ".join(f"{t:.10g}" for t in times[:_SHOWN])
+    if len(times) <= _SHOWN:
+        return f"rates switch at t = {shown}"
+    many = "or more " if len(times) >= MOST_SWITCHES else ""
+    return f"rates switch at t = {shown}, ... ({len(times)} {many}times until the end)"
 
 
 # ---- job ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from hpcme.cli.output import Table, add_formats, show, with_error
 from hpcme.cli.parsing import Command, add_run, open_run, whole
 from hpcme.cli.progress import Display
-from hpcme.cli.query import add_seed, add_time
+from hpcme.cli.query import add_seed, add_time, confidence_text
 from hpcme.errors import InputError, did_you_mean
 
 #: Probability lost past the limits from which on `compare` speaks of it.
@@ -74,12 +75,30 @@ def compare(args: argparse.Namespace) -> int:
             progress=display.share,
         )
     show(args, found, lambda: _comparison(found, args.run), lambda: _comparison_csv(found))
+    if args.json or args.csv:  # people must see it even where a program reads the numbers
+        sys.stderr.writelines(f"hpcme compare: {line}\n" for line in _violation(found))
     return 0
+
+
+def _violation(found: dict[str, Any]) -> list[str]:
+    """The line that says that the measured error exceeds the certified one; none where it does not."""
+    certificate, times = found["certificate"], found["times"]
+    if not certificate["violated"]:
+        return []
+    rows = [times.index(t) for t in certificate["violated"]]
+    worst = max(rows, key=lambda k: certificate["tv_at_least"][k] - certificate["bound"][k])
+    return [
+        f"the certificate is violated at t = {', '.join(f'{t:g}' for t in certificate['violated'])}: "
+        f"at t = {times[worst]:g} TV is at least {certificate['tv_at_least'][worst]:.5g}, certified were at most "
+        f"{certificate['bound'][worst]:.5g}{confidence_text(certificate['confidence'])}. "
+        "The reference is wrong or this is a bug of hpcme: please report it"
+    ]
 
 
 def _comparison(found: dict[str, Any], path: str) -> Iterator[Table | str]:
     joint, floor, times = found["joint"], found["noise_floor"], found["times"]
     yield f"{path} against {found['reference']}" + ("" if found["same_model"] else "   (of another model!)")
+    yield from _violation(found)
     shown = [name for name in ("tv", "hellinger", "kl", "kl_reverse", "loglik") if name in joint]
     words = {
         "tv": "TV",
@@ -89,9 +108,17 @@ def _comparison(found: dict[str, Any], path: str) -> Iterator[Table | str]:
         "loglik": "log-likelihood",
     }
     rows = [[t, *(_joint(joint, name, k) for name in shown), joint["method"][k]] for k, t in enumerate(times)]
+    header = ["time", *(words[name] for name in shown), "from"]
+    certificate = found["certificate"]
+    if any(bound is not None for bound in certificate["bound"]):
+        header[2:2] = [f"certified{confidence_text(certificate['confidence'])}", "certified/TV"]
+        for row, *cells in zip(rows, certificate["bound"], certificate["looseness"], strict=True):
+            row[2:2] = cells
     notes: dict[str, list[str]] = {}
     for name, why in joint["reasons"].items():
         notes.setdefault(why, []).append(words.get(name, name))
+    if "certified/TV" in header and "looseness" in certificate["reasons"]:
+        notes.setdefault(certificate["reasons"]["looseness"], []).append("certified/TV")
     remarks = [f"{', '.join(names)}: {why}" for why, names in notes.items()]
     gone = max((value or 0.0 for value in joint.get("reference_outside", [])), default=0.0)
     if gone > _TELL_LOST:
@@ -99,7 +126,7 @@ def _comparison(found: dict[str, Any], path: str) -> Iterator[Table | str]:
             f"the reference has lost up to {gone:.2g} of its probability past the limits, where the network has walls; "
             "that is part of TV: raise max of the species that reach it"
         )
-    yield Table("joint distribution", ["time", *(words[name] for name in shown), "from"], rows, remarks)
+    yield Table("joint distribution", header, rows, remarks)
     rows = []
     for k, t in enumerate(times):
         worst = max(found["species"], key=lambda name: found["marginals"][name]["tv"][k])
@@ -138,13 +165,14 @@ def _comparison_csv(found: dict[str, Any]) -> Table:
     """One row per time: joint metrics, then each species' distances, errors and floors."""
     joint, floor, species = found["joint"], found["noise_floor"], found["species"]
     metrics = [name for name, values in joint.items() if isinstance(values, list)]
-    header = ["time", *metrics]
+    certificate = found["certificate"]
+    header = ["time", *metrics, "certified_tv", "looseness"]
     for name in species:
         header += [f"tv_{name}", f"tv_floor_{name}", f"hellinger_{name}", f"hellinger_floor_{name}"]
         header += [f"mean_error_{name}", f"mean_floor_{name}", f"sd_error_{name}", f"sd_floor_{name}"]
     rows = []
     for k, t in enumerate(found["times"]):
-        row = [t, *(joint[name][k] for name in metrics)]
+        row = [t, *(joint[name][k] for name in metrics), certificate["bound"][k], certificate["looseness"][k]]
         for i, name in enumerate(species):
             for metric in ("tv", "hellinger"):
                 row += [found["marginals"][name][metric][k], floor["marginals"][name][metric][k]]

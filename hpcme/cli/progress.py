@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hpcme.dynamics.evolve import Progress
 
 _BAR_SECONDS, _LINE_SECONDS = 0.1, 10.0
-_TEXT = 70  # characters of "t = 1.974 of 10  19.7%  step 3712, dt 0.0043, residual 0.057  ETA 16 s"
+_TEXT = 70  # characters of "t = 1.974 of 10  19.7%  step 3712, dt 0.0043, error <= 0.057  ETA 16 s"
 
 
 class Display:
@@ -47,7 +47,7 @@ class Display:
     def step(self, progress: Progress) -> None:
         """After a time step of a run (`hpcme.dynamics.evolve.Progress`)."""
         where = f"t = {progress.t:.4g} of {progress.end:g}"
-        how = f"step {progress.step}, dt {progress.dt:.2g}, residual {progress.residual:.2g}"
+        how = f"step {progress.step}, dt {progress.dt:.2g}, error <= {progress.bound:.2g}"
         self._advance(progress.t / progress.end, where, how)
 
     def share(self, fraction: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hpcme.errors import InputError
 
 _LEAST = 1e-9  # smaller probabilities at the end of a marginal are left out of the table for people
 _PAIRS = 40  # most probable pairs of counts that are shown
+_TELL_LOST = 1e-3  # probability lost through the limits from which on `stats` warns
 
 
 def add_time(parser: argparse.ArgumentParser, *, many: bool = False, of: str = "all") -> None:
@@ -48,12 +50,59 @@ def stats(args: argparse.Namespace) -> int:
         table = stats_table(run, args.time)
 
     def text() -> Iterator[Table | str]:
-        yield moments(table)
+        yield moments(table)._replace(notes=[*_certified(table), *_lost(table)])
         if len(table["species"]) > 1:
             yield _covariances(table, range(len(table["times"])) if args.time else [-1])
 
-    show(args, table, text, lambda: moments_csv(table))
+    show(args, table, text, lambda: _stats_csv(table))
     return 0
+
+
+def at_most(x: float) -> str:
+    """A number rounded up to two digits, so that "<= 0.032" is true of 0.0311."""
+    return f"{float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(repr(float(x)))):g}"
+
+
+def confidence_text(confidence: float | None) -> str:
+    """' at 99.9 %'; nothing where the confidence is not known."""
+    return "" if confidence is None else f" at {100 * confidence:.8g} %"
+
+
+def _certified(table: dict[str, Any]) -> Iterator[str]:
+    """The certified bound and its parts, a line for each time that has one."""
+    from hpcme.analysis.statistics import PARTS
+
+    found, words = table["certificate"], {"time": "time integration"}
+    for k, t in enumerate(table["times"]):
+        bound = found["bound"][k] if found else None
+        if bound is None:
+            continue
+        parts = [f"{words.get(name, name)} {at_most(found[name][k])}" for name in PARTS if found[name][k] is not None]
+        yield (
+            f"t = {t:g}: certified TV error <= {at_most(bound)}{confidence_text(found['confidence'])}"
+            + (f": {' + '.join(parts)}" if parts else "")
+            + (" (1 says nothing)" if bound >= 1.0 else "")
+        )
+
+
+def _lost(table: dict[str, Any]) -> Iterator[str]:
+    """One line when more probability than can be overlooked went through the count limits."""
+    gone = [(lost, t) for lost, t in zip(table["lost"] or (), table["times"], strict=False) if lost is not None]
+    lost, t = max(gone, default=(0.0, None))
+    if lost > _TELL_LOST:
+        yield (
+            f"warning: {lost:.2g} of the probability was lost through the count limits by t = {t:g}. "
+            "Fix: raise max of the species that reach it"
+        )
+
+
+def _stats_csv(table: dict[str, Any]) -> Table:
+    """The moments, and in the last column the certified bound at the time of the row (empty: none)."""
+    plain, found = moments_csv(table), table["certificate"]
+    bounds = dict(zip(table["times"], found["bound"], strict=True)) if found else {}
+    return plain._replace(
+        header=[*plain.header, "certified_tv"], rows=[[*row, bounds.get(row[0])] for row in plain.rows]
+    )
 
 
 def _covariances(table: dict[str, Any], times) -> Table:

@@ -26,7 +26,7 @@ def status_options(parser: argparse.ArgumentParser) -> None:
 def status(args: argparse.Namespace) -> int:
     """One line per run; a run that cannot be read is a line too."""
     rows = [_row(folder) for place in args.folders for folder in _runs_in(Path(place))]
-    header = ["folder", "state", "kind", "t", "end", "step", "last_commit", "remark"]
+    header = ["folder", "state", "kind", "t", "end", "step", "bound", "last_commit", "remark"]
     table = Table("", header, [[row[name] for name in header] for row in rows])
     show(args, rows, lambda: [table], lambda: table)
     return 0
@@ -56,17 +56,23 @@ def _row(folder: Path) -> dict[str, Any]:
     try:
         manifest = Manifest.load(folder)
     except InputError as error:
-        empty = dict.fromkeys(("kind", "t", "end", "step", "last_commit"))
+        empty = dict.fromkeys(("kind", "t", "end", "step", "bound", "bound_t", "last_commit"))
         return {"folder": str(folder), "state": "damaged", **empty, "remark": str(error)}
     state, remark = _state(folder, manifest)
+    t = _reached(folder, manifest)
+    bound, bound_t = _bound(folder, manifest)
+    if bound is not None and bound_t != t:
+        remark += f"{'; ' * bool(remark)}the bound is that of t = {bound_t:g}"
     when = datetime.fromtimestamp((folder / MANIFEST).stat().st_mtime).astimezone()
     return {
         "folder": str(folder),
         "state": state,
         "kind": manifest.kind,
-        "t": _reached(folder, manifest),
+        "t": t,
         "end": manifest.report_times[-1],
         "step": manifest.entries[-1].step if manifest.entries else None,
+        "bound": bound,
+        "bound_t": bound_t,
         "last_commit": when.isoformat(sep=" ", timespec="seconds"),
         "remark": remark,
     }
@@ -83,6 +89,31 @@ def _reached(folder: Path, manifest: Manifest) -> float | None:
         return float(read_segment(folder, rows[-1], manifest.uuid)["t"][-1]) if rows else None
     except (InputError, KeyError):
         return None  # hpcme verify says what is wrong with it
+
+
+def _bound(folder: Path, manifest: Manifest) -> tuple[float | None, float | None]:
+    """The newest certified bound of the TV error on the disk, and its time; (None, None) when there is none."""
+    import math
+
+    from hpcme.store.layout import RESULTS
+    from hpcme.store.segments import read_segment
+    from hpcme.store.sources import ResultsSource
+
+    try:
+        if manifest.of_kind("results"):
+            with ResultsSource(folder / RESULTS) as source:
+                series, last = source.series(), source.report(source.number - 1, {"small"})
+        else:
+            rows, reports = manifest.of_kind("series"), manifest.of_kind("report")
+            series = read_segment(folder, rows[-1], manifest.uuid) if rows else {}
+            last = read_segment(folder, reports[-1], manifest.uuid, {"small"}) if reports else None
+    except (InputError, KeyError):
+        return None, None  # hpcme verify says what is wrong with it
+    columns = (series.get(name, ()) for name in ("t", "certificate"))
+    found = [(float(t), float(bound)) for t, bound in zip(*columns, strict=False)]
+    found += [(last.time, last.extra["bound"])] if last is not None and "bound" in last.extra else []
+    t, bound = max((pair for pair in found if math.isfinite(pair[1])), default=(None, None))
+    return bound, t
 
 
 def _state(folder: Path, manifest: Manifest) -> tuple[str, str]:

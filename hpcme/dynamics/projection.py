@@ -16,7 +16,9 @@ import torch
 from hpcme.dynamics.enumeration import Enumeration
 from hpcme.dynamics.losses import LOSSES
 from hpcme.dynamics.sampler import FlatNetwork, Shards
+from hpcme.dynamics.steplength import StepLength
 from hpcme.dynamics.target import Target
+from hpcme.dynamics.tdvp import Advance
 from hpcme.dynamics.timers import Timers
 from hpcme.errors import NumericalError
 from hpcme.networks.base import VAN, Draw
@@ -74,6 +76,7 @@ class Projection:
         self.optimiser = torch.optim.Adam([self.live.flat], lr=self.rate, betas=(0.9, 0.99), eps=1e-6, foreach=False)
         self.extrapolate = job["solver.extrapolate"]
         self.velocity = torch.zeros_like(self.live.flat.detach())  # d theta / dt over the last step
+        self.length = StepLength(job, enumeration, world)
         self.base: torch.Tensor | None = None  # samples of q_t, and of its flattened form
         self.wide: torch.Tensor | None = None
 
@@ -87,6 +90,7 @@ class Projection:
         """Everything that determines the future, as arrays for a checkpoint."""
         out: dict[str, object] = {"flat": self.live.flat.detach().cpu().numpy().copy()}
         out["velocity"] = self.velocity.cpu().numpy().copy()
+        out["longest"] = float(self.length.longest)
         for name, value in self.optimiser.state.get(self.live.flat, {}).items():
             out[f"adam/{name}"] = value.detach().cpu().numpy().copy()
         for name, value in self.network.named_buffers():
@@ -103,6 +107,7 @@ class Projection:
             for name, value in state.items():
                 if name.startswith("base/"):
                     buffers[name[5:]].copy_(torch.as_tensor(value))
+        self.length.longest = float(state["longest"])
         moments = {
             name[5:]: torch.as_tensor(value).to(self.live.flat.device if name != "adam/step" else "cpu").clone()
             for name, value in state.items()
@@ -120,6 +125,23 @@ class Projection:
                 mine.base.copy_(theirs.base)
 
     # ---- one time step ---------------------------------------------------------------------------------------
+
+    def flat(self) -> torch.Tensor:
+        """All parameters of the network as one vector, float64 [P]."""
+        return self.live.flat.detach().double()
+
+    def advance(self, step: int, t: float, rest: float) -> Advance:
+        """One step from t, at most to t + rest. Raises NumericalError when no step works; the law is then as before."""
+        n = self.survey(step)
+        wanted, exit_rate, leak = self.length.choose(n, t, rest)
+        result = self.step(step, t, wanted)
+        self.length.taken(wanted, result.dt)
+        row = {
+            "loss": result.loss, "residual": result.residual, "ess": result.ess, "a0": exit_rate,
+            "distinct": int(result.distinct), "evaluations": int(result.evaluations), "epochs": result.epochs,
+            "shortened": result.shortened, "rejected": result.rejected, "gradient_norm": result.gradient_norm,
+        }  # fmt: skip
+        return Advance(result.dt, leak, row)
 
     def survey(self, step: int) -> torch.Tensor:
         """Freeze the law and draw this rank's samples of it, int32 [B, S]: they serve the step-size control and

@@ -3,11 +3,13 @@
 
 The generator is split: reactions with constant rates are assembled once; those whose rate is a function of
 time times one of the state are assembled once per function of time (separate.py) and scaled; the rest is
-evaluated in place at every call.
+evaluated in place at every call. The integrator lands on the times at which rates switch
+(ReactionNetwork.switch_times), so that it sees smooth rates and steps over no pulse.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numba
@@ -26,8 +28,11 @@ from hpcme.kernels.propensity import find_bad, propensities, propensity
 #: to leave it.
 _EVALUATIONS, _ENTRY_SECONDS, _CALL_SECONDS = 4.5, 2e-9, 5e-5
 _PATIENCE, _IMPLICIT_STATES = 20.0, 20_000
-#: No step is longer than this part of the whole time, so that a short pulse is not stepped over.
+#: No step is longer than this part of the whole time, so that a short smooth pulse is not stepped over.
 _LONGEST_STEP = 1 / 100
+#: Rates are read no closer than this part of the whole time to the ends of a piece between switches: a rate
+#: that switches there has the value of the one side or the other at the very end.
+_SIDE = 1e-14
 
 
 @hot
@@ -87,8 +92,9 @@ class TimeDependentPropagator:
     """Advances laws over a state set and its sink (float64 [M+1]) when some rates read the time.
 
     rtol is the relative tolerance of the integrator per step, with an absolute one of 1e-4 rtol. t0 and
-    total_time are in model time units; no step is longer than a hundredth of total_time. method is "dop853"
-    or "radau", by default the one that should be faster.
+    total_time are in model time units; no step is longer than a hundredth of total_time, and steps end where
+    rates switch before t0 + total_time. method is "dop853" or "radau", by default the one that should be
+    faster.
     """
 
     def __init__(
@@ -100,6 +106,8 @@ class TimeDependentPropagator:
             )
         self.space, self.t, self.rtol = space, t0, rtol
         self.longest = total_time * _LONGEST_STEP
+        self._switches = space.net.switch_times(t0 + total_time)
+        self._side = _SIDE * (t0 + total_time)
         self._step: float | None = None
         self._races = (Race(), Race())
         tables, self._clock, separable = split_time(space.net.tables)
@@ -210,13 +218,31 @@ class TimeDependentPropagator:
         if dt == 0.0:
             return p.copy()
         start, end = self.t, self.t + dt
-        first = None if self._step is None else min(self._step, dt)
-        kind, jacobian = (
-            (DOP853, {}) if self.method == "dop853" else (Radau, {"jac": lambda t, y: self.matrix(t)})
-        )
+        inside = (self._switches > start + self._side) & (self._switches < end - self._side)
+        for a, b in itertools.pairwise([start, *self._switches[inside].tolist(), end]):
+            if (self._switches == a).any():
+                self._step = None  # the step that suited the rates before says nothing about those after
+            p = self._integrate(p, a, b, lambda t: progress((t - start) / dt) if progress else None)
+        self.t = end
+        p = np.maximum(p, 0.0)
+        return p / p.sum()
+
+    def _integrate(self, p: np.ndarray, a: float, b: float, reached: Callable[[float], None]) -> np.ndarray:
+        """The law at b from that at a, with rates that do not switch between; reached(t) after every step."""
+        side = min(self._side, 0.25 * (b - a))
+        first, last = a + side, b - side
+
+        def slope(t: float, y: np.ndarray) -> np.ndarray:
+            return self.derivative(min(max(t, first), last), y)
+
+        def jacobian(t: float, y: np.ndarray) -> scipy.sparse.csc_array:
+            return self.matrix(min(max(t, first), last))
+
+        kind, more = (DOP853, {}) if self.method == "dop853" else (Radau, {"jac": jacobian})
+        step = None if self._step is None else min(self._step, b - a)
         solver = kind(
-            self.derivative, start, p, end, max_step=self.longest, rtol=self.rtol, atol=1e-4 * self.rtol,
-            first_step=first, **jacobian,
+            slope, a, p, b, max_step=self.longest, rtol=self.rtol, atol=1e-4 * self.rtol, first_step=step,
+            **more,
         )  # fmt: skip
         while solver.status == "running":
             message = solver.step()
@@ -224,13 +250,10 @@ class TimeDependentPropagator:
                 raise NumericalError(
                     f"the exact solver stopped at t = {solver.t:g}: {message or 'non-finite values'}"
                 )
-            if solver.t < end:
+            if solver.t < b:
                 self._step = solver.h_abs
-            if progress:
-                progress((solver.t - start) / dt)
-        self.t = end
-        p = np.maximum(solver.y, 0.0)
-        return p / p.sum()
+            reached(solver.t)
+        return solver.y
 
 
 def check_rates(space: StateSpace, times: np.ndarray) -> None:

@@ -29,7 +29,7 @@ MODEL_SUFFIXES = (".toml",)
 class Key:
     """One job key: kind of value, default, allowed range or words, and a line of documentation."""
 
-    kind: str  # "int" | "float" | "word" | "bool" | "text" | "words" | "report"
+    kind: str  # "int" | "float" | "word" | "bool" | "switch" | "text" | "words" | "report"
     default: Any
     doc: str
     low: float = -math.inf
@@ -41,8 +41,12 @@ class Key:
 KEYS: dict[str, Key] = {
     "time.end": Key("float", None, "end time; required", low=0.0),
     "time.report": Key("report", None, "report times: {every = x} or a list; default {every = end/10}"),
-    "network.kind": Key("word", "gru", "architecture", words=("gru", "made")),
-    "network.width": Key("int", 32, "hidden units (per species for made)", low=1, high=4096),
+    "network.kind": Key(
+        "word", "auto", 'architecture; "auto": basis for tdvp, gru for projection', words=("auto", "basis", "gru", "made")
+    ),
+    "network.width": Key(
+        "int", "auto", 'hidden units (per species for basis and made); "auto": 32, for basis 12 or fewer', low=1, high=4096
+    ),
     "network.depth": Key("int", 1, "hidden layers", low=1, high=16),
     "network.head": Key(
         "word",
@@ -54,7 +58,21 @@ KEYS: dict[str, Key] = {
     "network.support_states": Key(
         "int", 300_000, "enumerate the reachable states for an exact support up to this many", low=1, high=20_000_000
     ),
-    "solver.scheme": Key("word", "projection", "time-stepping scheme", words=("projection",)),
+    "solver.scheme": Key("word", "tdvp", "time-stepping scheme", words=("tdvp", "projection")),
+    "solver.tolerance": Key("float", 0.05, "tdvp: local error per step in the Fisher norm", low=1e-9, high=1.0),
+    "solver.integrator": Key(
+        "word",
+        "auto",
+        'tdvp: "auto" is implicit, or heun where the network has more parameters than solver.coupled',
+        words=("auto", "implicit", "ros2", "rkc2", "heun"),
+    ),
+    "solver.damping": Key("float", "auto", "tdvp: damping as a share of the Fisher matrix' diagonal", low=0.0, high=1.0),
+    "solver.ridge": Key(
+        "float", "auto", "tdvp: absolute damping; what carries less probability than this stands still", low=0.0, high=1.0
+    ),
+    "solver.coupled": Key(
+        "int", 3000, "tdvp: up to this many parameters conditionals are solved together, else each alone", low=0, high=50_000
+    ),
     "solver.loss": Key("word", "kl", "what the projection minimises", words=("kl", "l2", "hellinger")),
     "solver.order": Key("int", 2, "Taylor order of the target: 1 is the paper's explicit Euler", low=1, high=4),
     "solver.dt": Key("float", "auto", 'largest time step, or "auto": jumps / E[a0]', low=0.0),
@@ -72,13 +90,23 @@ KEYS: dict[str, Key] = {
     "solver.start_jumps": Key("float", 3.0, "the exact law after this many expected jumps starts the network", low=0.0),
     "solver.start_states": Key("int", 20_000, "most states of that exact short-time law", low=1, high=5_000_000),
     "solver.start_epochs": Key("int", 1500, "gradient steps that fit the network to its start", low=1),
-    "sampling.samples": Key("int", 2000, "samples per epoch over all ranks", low=1, high=1_000_000_000),
+    "sampling.exact": Key("switch", "auto", 'tdvp: sum over all reachable states; "auto": where they are few'),
+    "sampling.exact_states": Key("int", 200_000, "most states that are summed exactly", low=1, high=20_000_000),
+    "sampling.samples": Key(
+        "int",
+        "auto",
+        'samples per epoch (projection) or distinct states per step (tdvp); "auto": 2000 or 5000',
+        low=1,
+        high=1_000_000_000,
+    ),
     "sampling.shards": Key("int", 4, "logical shards: the random streams; at least one per rank", low=1, high=65536),
-    "sampling.cover": Key("float", 0.3, "share of samples pushed one transition ahead", low=0.0, high=0.9),
+    "sampling.cover": Key(
+        "float", "auto", 'share of samples pushed one transition ahead; "auto": 0.3, with tdvp 0.1', low=0.0, high=0.9
+    ),
     "sampling.tail": Key(
         "float",
         "auto",
-        'share of samples drawn from the flattened law, to see its tails; "auto": 0.1 with loss "kl", else 0',
+        'share of samples drawn from the flattened law, to see its tails; "auto": 0.1, with tdvp 0.3, 0 with other losses than "kl"',
         low=0.0,
         high=0.5,
     ),
@@ -268,6 +296,7 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
         )
     if isinstance(values["solver.dt"], float) and values["solver.dt"] <= 0.0:
         raise InputError(f'{where}: solver.dt = {values["solver.dt"]!r} must be > 0 or "auto"')
+    _choose(values, net)
     _check_shares(values, where)
     if values["sampling.samples"] < 2 * values["sampling.shards"]:
         raise InputError(
@@ -277,16 +306,30 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
     return values
 
 
-def tail_share(values: Mapping[str, Any]) -> float:
-    """Share of tail samples; "auto" is 0.1 with the loss "kl", and 0 with those that need the samples' density."""
-    if values["sampling.tail"] == "auto":
-        return 0.1 if values["solver.loss"] == "kl" else 0.0
-    return values["sampling.tail"]
+def _choose(values: dict[str, Any], net: ReactionNetwork) -> None:
+    """Give the keys that were left at "auto" their values where these depend on the job alone."""
+    tdvp = values["solver.scheme"] == "tdvp"
+    kind = values["network.kind"]
+    if kind == "auto":
+        kind = "basis" if tdvp else "gru"
+    width = 32
+    if kind == "basis":
+        # The heads of a network of few species can afford many hidden units; with many species the counts themselves,
+        # which every conditional sees, are what matters.
+        width = 12 if net.S <= 4 else 8 if net.S <= 6 else 4
+    chosen = {
+        "network.kind": kind, "network.width": width, "sampling.samples": 5000 if tdvp else 2000,
+        "sampling.cover": 0.1 if tdvp else 0.3,
+        "sampling.tail": 0.3 if tdvp else 0.1 if values["solver.loss"] == "kl" else 0.0,
+    }  # fmt: skip
+    for key, value in chosen.items():
+        if values[key] == "auto":
+            values[key] = value
 
 
 def _check_shares(values: Mapping[str, Any], where: str) -> None:
-    tail = tail_share(values)
-    if tail > 0.0 and values["solver.loss"] != "kl":
+    tail = values["sampling.tail"]
+    if tail > 0.0 and values["solver.scheme"] == "projection" and values["solver.loss"] != "kl":
         raise InputError(
             f'{where}: sampling.tail = {tail} goes with solver.loss = "kl" only, not with '
             f'"{values["solver.loss"]}": leave it out, or set it to 0.'
@@ -309,6 +352,9 @@ def _check(key: str, value: Any, where: str) -> Any:
     if spec.kind == "word":
         if value not in spec.words:
             raise refuse(" | ".join(f'"{word}"' for word in spec.words))
+    elif spec.kind == "switch":
+        if value != "auto" and not isinstance(value, bool):
+            raise refuse('true, false or "auto"')
     elif spec.kind == "bool":
         if not isinstance(value, bool):
             raise refuse("true or false")

@@ -17,6 +17,7 @@ from hpcme.model.expression import compile_program, read_value
 from hpcme.model.initial import InitialLaw, ProductLaw
 from hpcme.model.reaction import LAW_TEXT, LAWS, Reaction
 from hpcme.model.startlaw import count_pmf, is_whole, joint_table
+from hpcme.model.switching import switch_times
 from hpcme.model.tables import PropensityTables, program_depth
 from hpcme.model.tree import TIME_NAME, Expr
 from hpcme.model.writer import canonical_text
@@ -79,6 +80,7 @@ class ReactionNetwork:
         self.s = self._state_changes()
         self.tables = self._tables()
         self.time_dependent = bool(self.tables.uses_t.any())
+        self._switches: tuple[float, np.ndarray] = (0.0, np.zeros(0))
 
     @property
     def S(self) -> int:
@@ -94,6 +96,15 @@ class ReactionNetwork:
     def laws(self) -> ConservationLaws:
         """Conservation laws and inequalities that every trajectory from the starting law obeys."""
         return find_laws(self.s, self.initial)
+
+    def switch_times(self, end: float) -> np.ndarray:
+        """Times in (0, end) at which a rate may jump or have a kink in t, float64 [K]; see model/switching.py.
+
+        Those of the last `end` are kept. InputError when `end` is negative or not finite.
+        """
+        if self._switches[0] != end:
+            self._switches = (end, switch_times(self, end))
+        return self._switches[1]
 
     @functools.cached_property
     def text(self) -> str:

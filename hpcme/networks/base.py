@@ -49,22 +49,25 @@ class VAN(nn.Module, ABC):
     limits: int64 [S], largest count of each species, in model order.
     order: permutation of range(S): the species at each position of the sweep.
     support: decision diagram, in network order (`hpcme.networks.support`).
-    width: size of the hidden vector that feeds each head.
+    width: size of the hidden vector that feeds each head, or a list of them in network order.
     heads: kind of head of each species, in model order (`hpcme.networks.heads`).
     """
 
     def __init__(
-        self, limits: np.ndarray, order: list[int], support: Support, width: int, heads: list[str], dtype: torch.dtype
-    ) -> None:
+        self, limits: np.ndarray, order: list[int], support: Support, width: int | list[int], heads: list[str],
+        dtype: torch.dtype,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.S = len(limits)
+        widths = [width] * self.S if isinstance(width, int) else width
         self.order = [int(i) for i in order]
         self.limits = [int(limits[i]) for i in self.order]  # in network order
         self.position = [self.order.index(i) for i in range(self.S)]
         self.support = support
         self.dtype = dtype
         self.heads = nn.ModuleList(
-            HEADS[heads[species]](width, limit, dtype) for species, limit in zip(self.order, self.limits, strict=True)
+            HEADS[heads[species]](wide, limit, dtype)
+            for species, limit, wide in zip(self.order, self.limits, widths, strict=True)
         )
         self.register_buffer("device_marker", torch.zeros(0), persistent=False)
 

@@ -12,10 +12,11 @@ from hpcme.kernels.reach import reachable
 from hpcme.model.network import ReactionNetwork
 from hpcme.networks import support as supports
 from hpcme.networks.base import VAN
+from hpcme.networks.basis import Basis
 from hpcme.networks.gru import GRU
 from hpcme.networks.made import MADE
 
-KINDS: dict[str, type[VAN]] = {"gru": GRU, "made": MADE}
+KINDS: dict[str, type[VAN]] = {"basis": Basis, "gru": GRU, "made": MADE}
 
 
 def network_spec(
@@ -44,6 +45,8 @@ def build_network(spec: dict[str, Any], net: ReactionNetwork, seed: int = 0, sup
     dtype = getattr(torch, spec["dtype"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if spec["kind"] == "basis":
+            return Basis(net.limits, order, support, spec["width"], spec["heads"], dtype)
         return KINDS[spec["kind"]](net.limits, order, support, spec["width"], spec["depth"], spec["heads"], dtype)
 
 

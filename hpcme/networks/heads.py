@@ -8,6 +8,7 @@ left out: splines and free logits can trade places, and drift along that directi
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -25,10 +26,22 @@ _REPRESENTED = 1.0
 CATEGORICAL_LIMIT = 16  # largest limit for which "auto" takes one free logit per count
 
 
+def splines_of(limit: int) -> int:
+    """Splines for counts 0..limit: knots at most 0.7 units of sqrt(n) apart, where a Poisson law has a
+    standard deviation of one half; 16 at least."""
+    return max(SPLINES, 3 + math.ceil(1.4 * math.sqrt(limit)))
+
+
 class Head(nn.Module, ABC):
     """Logits [B, limit + 1] from hidden vectors [B, width]; parameters of the hidden part start at zero."""
 
     base: torch.Tensor  # fixed part of the logits, [limit + 1]
+    weight: nn.Parameter  # [width, K]
+    bias: nn.Parameter  # [K]
+
+    @abstractmethod
+    def features(self) -> torch.Tensor | None:
+        """Phi [K, limit + 1] in logits = base + (hidden W + b) Phi; None for the identity."""
 
     @abstractmethod
     def forward(self, hidden: torch.Tensor) -> torch.Tensor: ...
@@ -50,17 +63,20 @@ class CategoricalHead(Head):
     def set_marginal(self, pmf: torch.Tensor) -> None:
         self.base.copy_(_continued_log(pmf.cpu().numpy()))
 
+    def features(self) -> None:
+        return None
+
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return torch.addmm(self.bias + self.base, hidden, self.weight)
 
 
 class SplineHead(Head):
-    """logits = base + (hidden W + b) Phi: base = -log n!, Phi [17, limit + 1] holds n / sqrt(limit) and 16 splines."""
+    """logits = base + (hidden W + b) Phi: base = -log n!; Phi [K, limit + 1] holds n / sqrt(limit) and K - 1 splines."""
 
     def __init__(self, width: int, limit: int, dtype: torch.dtype) -> None:
         super().__init__()
         n = np.arange(limit + 1)
-        phi = np.vstack([n / np.sqrt(limit), uniform_bsplines(np.sqrt(n / limit), SPLINES).T])
+        phi = np.vstack([n / np.sqrt(limit), uniform_bsplines(np.sqrt(n / limit), splines_of(limit)).T])
         self.register_buffer("phi", torch.from_numpy(phi).to(dtype), persistent=False)
         self.register_buffer("base", torch.from_numpy(-gammaln(n + 1.0)).to(dtype), persistent=False)
         self.weight = nn.Parameter(torch.zeros(width, phi.shape[0], dtype=dtype))
@@ -82,6 +98,9 @@ class SplineHead(Head):
         splines = np.linalg.solve(design.T @ design + ridge, design.T @ (rest * weight))
         with torch.no_grad():
             self.bias.copy_(torch.from_numpy(np.concatenate([[slope], splines])))
+
+    def features(self) -> torch.Tensor:
+        return self.phi
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return torch.addmm(self.base, torch.addmm(self.bias, hidden, self.weight), self.phi)

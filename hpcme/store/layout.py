@@ -59,6 +59,7 @@ DATASETS = {
     "row": ("1", "row of the series"),
 }
 
+# the series, one row per step, and the scalars of the reports (/extra)
 SERIES = {
     "step": ("1", "time step"),
     "t": ("T", "time at the end of the step"),
@@ -70,6 +71,17 @@ SERIES = {
     "lost": ("1", "probability lost through the count limits so far"),
     "certificate": ("1", "certified bound of the total variation error so far"),
     "defect": ("1", "step defect, the certified error of the step"),
+    "fit": ("1", "relative residual of the regression of the step"),
+    "error": ("1", "estimated local error of the step in the Fisher norm"),
+    "stages": ("1", "velocity evaluations of the step"),
+    "iterations": ("1", "iterations of the solver in the step"),
+    "bound": ("1", "certified bound of the total variation error"),
+    "bound_start": ("1", "part of the certified bound: fit of the law at the start"),
+    "bound_projection": ("1", "part of the certified bound: projection onto the network's laws"),
+    "bound_time": ("1", "part of the certified bound: time integration"),
+    "bound_truncation": ("1", "part of the certified bound: truncation at the count limits"),
+    "bound_sampling": ("1", "part of the certified bound: statistical error of its estimate"),
+    "bound_confidence": ("1", "probability with which the certified bound holds"),
     "epochs": ("1", "optimiser epochs of the step"),
     "distinct": ("1", "distinct states among the samples"),
     "evaluations": ("1", "network evaluations"),

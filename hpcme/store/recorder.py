@@ -126,5 +126,5 @@ def initial_report(job) -> Report:
         index=0, time=0.0, samples=samples[: job["output.samples"]], weights=None, mean=mean, mean_se=zero,
         covariance=covariance, covariance_se=np.zeros((S, S)), sd_se=zero, marginals=marginals,
         marginals_se=[np.zeros_like(m) for m in marginals],
-        network={"spec": json.dumps({"kind": "initial"}), "parameters": {}}, extra={"lost": 0.0},
+        network={"spec": json.dumps({"kind": "initial"}), "parameters": {}}, extra={"lost": 0.0, "bound": 0.0},
     )  # fmt: skip

@@ -1,0 +1,177 @@
+"""The tangent space of a network at its present parameters, seen from a fixed set of states.
+
+The parameters that move are those of the heads: with hidden vector h(n_<i) and head features phi(n_i),
+
+    log q_i(n_i | n_<i) = base + phi(n_i) . X_i^T [1, h] - log Z,     score  O_i(n) = [1, h] (x) (phi(n_i) - E_i[phi]).
+
+Scores of different conditionals share no parameter and are uncorrelated under q. A `StateTree` keeps what does not
+change while the heads move: the distinct prefixes of the states, their hidden vectors and masks. Then log q, O x and
+O^T w cost one pass over the distinct prefixes, and no score is formed unless asked for.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hpcme.networks.base import VAN
+
+
+class HeadParameters:
+    """The heads' parameters of a network as one float64 vector: for each position bias and weight, [1 + width, K]."""
+
+    def __init__(self, network: VAN) -> None:
+        self.network = network
+        self.shapes = [(1 + head.weight.shape[0], head.weight.shape[1]) for head in network.heads]
+        self.offsets = [0]
+        for rows, columns in self.shapes:
+            self.offsets.append(self.offsets[-1] + rows * columns)
+
+    @property
+    def size(self) -> int:
+        return self.offsets[-1]
+
+    def slice(self, i: int) -> slice:
+        """Where the parameters of position i stand in the vector."""
+        return slice(self.offsets[i], self.offsets[i + 1])
+
+    def block(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        """Part of a vector that belongs to position i, as a matrix [1 + width, K]."""
+        return x[self.slice(i)].view(self.shapes[i])
+
+    def get(self) -> torch.Tensor:
+        """Present parameters, float64 [P]."""
+        parts = [torch.cat([head.bias.detach()[None, :], head.weight.detach()]) for head in self.network.heads]
+        return torch.cat([part.reshape(-1).double() for part in parts])
+
+    @torch.no_grad()
+    def set(self, x: torch.Tensor) -> None:
+        """Write parameters, float64 [P], into the network."""
+        for i, head in enumerate(self.network.heads):
+            block = self.block(x, i)
+            head.bias.copy_(block[0])
+            head.weight.copy_(block[1:])
+
+
+class StateTree:
+    """States n int32 [N, S] of the support (model order), prepared for repeated evaluation.
+
+    network: its hidden part must not change while the tree is in use.
+    """
+
+    @torch.no_grad()
+    def __init__(self, parameters: HeadParameters, n: torch.Tensor) -> None:
+        network = self.network = parameters.network
+        self.parameters, self.N = parameters, n.shape[0]
+        self.x = n[:, network.order].long()
+        row = torch.zeros(self.N, dtype=torch.int64, device=n.device)
+        node, carry = row[:1], network.begin()
+        self.outside = torch.zeros(self.N, dtype=torch.bool, device=n.device)
+        self.rows: list[torch.Tensor] = []  # per position: prefix of every state, int64 [N]
+        self.hidden: list[torch.Tensor] = []  # [1, h] at every distinct prefix, float64 [U, 1 + width]
+        self.masks: list[torch.Tensor | None] = []
+        self.features = [f if f is None else f.double() for f in (head.features() for head in network.heads)]
+        self.bases = [head.base.double() for head in network.heads]
+        for i, limit in enumerate(network.limits):
+            h = network.hidden(i, carry).double()
+            self.rows.append(row)
+            self.hidden.append(torch.cat([h.new_ones(h.shape[0], 1), h], dim=1))
+            mask = network.support.mask(i, node)
+            self.masks.append(mask)
+            if mask is not None:
+                self.outside |= ~mask[row, self.x[:, i]]
+            key, row = torch.unique(row * (limit + 1) + self.x[:, i], return_inverse=True)
+            parent, count = key // (limit + 1), key % (limit + 1)
+            if i + 1 < network.S:
+                carry = network.advance(i, carry, parent, count)
+                node = network.support.advance(i, node[parent], count).clamp_min(0)
+        self.mean_features: list[torch.Tensor] = []
+
+    def log_prob(self, temper: float | None = None) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """log q float64 [N] at the network's present heads (-inf outside the support), kept for the scores.
+
+        temper: also the log-probability of the law whose conditionals are q_i^temper, renormalised.
+        """
+        theta = self.parameters.get()
+        logq = torch.zeros(self.N, dtype=torch.float64, device=self.x.device)
+        flat = torch.zeros_like(logq)
+        self.mean_features = []
+        for i in range(self.network.S):
+            logits = self._logits(i, self.parameters.block(theta, i)) + self.bases[i]
+            if self.masks[i] is not None:
+                logits = logits.masked_fill(~self.masks[i], -torch.inf)
+            logp = torch.log_softmax(logits, dim=1)
+            p = logp.exp()
+            self.mean_features.append(p if self.features[i] is None else p @ self.features[i].T)
+            at = self.rows[i] * logp.shape[1] + self.x[:, i]
+            logq += logp.reshape(-1)[at]
+            if temper is not None:
+                flat += torch.log_softmax(temper * logp, dim=1).reshape(-1)[at]
+        if bool(self.outside.any()):
+            logq[self.outside], flat[self.outside] = -torch.inf, -torch.inf
+        return logq if temper is None else (logq, flat)
+
+    def apply(self, v: torch.Tensor) -> torch.Tensor:
+        """O v, float64 [N]: how log q changes along v float64 [P] (after `log_prob`)."""
+        out = torch.zeros(self.N, dtype=torch.float64, device=self.x.device)
+        for i in range(self.network.S):
+            natural = self.hidden[i] @ self.parameters.block(v, i)  # [U, K]
+            centred = -(natural * self.mean_features[i]).sum(dim=1)
+            change = natural if self.features[i] is None else natural @ self.features[i]
+            change = change + centred[:, None]
+            out += change.reshape(-1)[self.rows[i] * change.shape[1] + self.x[:, i]]
+        return out
+
+    def adjoint(self, w: torch.Tensor) -> torch.Tensor:
+        """O^T w, float64 [P], over the first len(w) states: w float64 [M] (after `log_prob`)."""
+        out = []
+        for i in range(self.network.S):
+            rows, U, K = self.rows[i][: w.shape[0]], self.hidden[i].shape[0], len(self.bases[i])
+            mass = torch.zeros(U * K, dtype=torch.float64, device=w.device)
+            mass.index_add_(0, rows * K + self.x[: w.shape[0], i], w)
+            mass = mass.view(U, K)
+            first = mass if self.features[i] is None else mass @ self.features[i].T
+            out.append((self.hidden[i].T @ (first - mass.sum(dim=1, keepdim=True) * self.mean_features[i])).reshape(-1))
+        return torch.cat(out)
+
+    def conditional_fit(
+        self, i: int, theta: torch.Tensor, p: torch.Tensor, prefix: torch.Tensor
+    ) -> tuple[float, torch.Tensor, torch.Tensor]:
+        """-sum p log q_i at parameters theta, its descent direction O_i^T p [P_i] and its Hessian [P_i, P_i].
+
+        p float64 [N] over the states; prefix float64 [U], its sums over the distinct prefixes of position i.
+        """
+        logits = self._logits(i, self.parameters.block(theta, i)) + self.bases[i]
+        if self.masks[i] is not None:
+            logits = logits.masked_fill(~self.masks[i], -torch.inf)
+        logp = torch.log_softmax(logits, dim=1)
+        q, phi = logp.exp(), self.features[i]
+        at = self.rows[i] * logp.shape[1] + self.x[:, i]
+        loss = -float(p @ logp.reshape(-1)[at])
+        mean = q if phi is None else q @ phi.T
+        mass = torch.zeros(logp.numel(), dtype=torch.float64, device=p.device).index_add_(0, at, p).view(logp.shape)
+        first = mass if phi is None else mass @ phi.T
+        h, K = self.hidden[i], mean.shape[1]
+        gradient = (h.T @ (first - prefix[:, None] * mean)).reshape(-1)
+        hessian = torch.zeros(h.shape[1] ** 2, K * K, dtype=torch.float64, device=p.device)
+        for part in torch.arange(h.shape[0], device=p.device).split(max(1, 4_000_000 // (h.shape[1] ** 2 + K * K))):
+            second = torch.diag_embed(q[part]) if phi is None else torch.einsum("kn,un,ln->ukl", phi, q[part], phi)
+            second = (second - mean[part][:, :, None] * mean[part][:, None, :]) * prefix[part][:, None, None]
+            pairs = (h[part][:, :, None] * h[part][:, None, :]).reshape(len(part), -1)
+            hessian += pairs.T @ second.reshape(len(part), -1)
+        size = h.shape[1] * K
+        hessian = hessian.view(h.shape[1], h.shape[1], K, K).permute(0, 2, 1, 3).reshape(size, size)
+        return loss, gradient, hessian
+
+    def scores(self, i: int, states: slice | torch.Tensor) -> torch.Tensor:
+        """Scores of conditional i, float64 [M, P_i], at some of the states (after `log_prob`)."""
+        rows, x = self.rows[i][states], self.x[states, i]
+        if self.features[i] is None:
+            d = torch.nn.functional.one_hot(x, len(self.bases[i])).double()
+        else:
+            d = self.features[i].T[x]
+        d = d - self.mean_features[i][rows]
+        return (self.hidden[i][rows][:, :, None] * d[:, None, :]).reshape(len(x), -1)
+
+    def _logits(self, i: int, block: torch.Tensor) -> torch.Tensor:
+        natural = self.hidden[i] @ block
+        return natural if self.features[i] is None else natural @ self.features[i]
