@@ -8,15 +8,15 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import torch
 
+from hpcme.dynamics.certificate import Certificate
 from hpcme.dynamics.enumeration import make_enumeration
 from hpcme.dynamics.evolve import Evolution, Progress
-from hpcme.dynamics.certificate import Certificate
 from hpcme.dynamics.projection import Projection
 from hpcme.dynamics.sampler import Shards
 from hpcme.dynamics.start import distance_to, fit, fit_heads, marginals
@@ -25,7 +25,6 @@ from hpcme.dynamics.timers import Timers
 from hpcme.errors import HpcmeError, InputError, NumericalError, OutputError
 from hpcme.exact.shorttime import short_time_law
 from hpcme.model.job import Job, load_job
-from hpcme.networks.base import VAN
 from hpcme.networks.build import build_network, enumerate_reachable, network_spec
 from hpcme.networks.heads import choose_head
 from hpcme.parallel.ending import ending
@@ -34,6 +33,10 @@ from hpcme.store.recorder import Recorder
 from hpcme.store.writer import RunWriter
 
 Say = Callable[[str], None]
+
+
+_START_JUMPS = (3.0, 10.0, 30.0, 100.0)
+_START_TV = 1e-3  # total variation distance at which a start is good enough
 
 
 def _nothing(line: str) -> None:
@@ -141,20 +144,17 @@ def prepare(
     if checkpoint is None:
         with _together(world):
             if world.main:
-                start = short_time_law(
-                    job.net, jumps=job["solver.start_jumps"], t_max=float(job.report_times[1]),
-                    max_states=job["solver.start_states"],
-                )  # fmt: skip
-        start = world.share(start)
-        spec = network_of(job, marginals(start[1], start[2], job.net.limits))
+                start = _start(job, say)
+        start = world.share(start)  # the others wait here, in MPI, which knows no time-out
+        spec = start.spec
     else:
         spec = json.loads(checkpoint[1]["network"])
-    network = build_network(spec, job.net, seed=job["run.seed"]).to(world.device)
+    network = build_network(spec, job.net, seed=job["run.seed"])
+    if start is not None:
+        network.load_state_dict(start.parameters)
+    network = network.to(world.device)
     say(f"hpcme: {job.net.name}: {job.net.S} species, {job.net.R} reactions; {world.describe()}; "
         f'network "{spec["kind"]}", {sum(p.numel() for p in network.parameters())} parameters')  # fmt: skip
-    distance = 0.0
-    if start is not None:
-        distance = _fit_start(job, network, start, world, say)
     enumeration = make_enumeration(job.net, world.device)
     recorder = Recorder(job, world, writer, spec, shards)
     states = _all_states(job, world, say)
@@ -169,7 +169,7 @@ def prepare(
         say(f"hpcme: continuing at step {evolution.step}, t = {evolution.t:g}")
     else:
         recorder.start()
-        evolution.begin(start[0], distance)
+        evolution.begin(start.t, start.distance)
         recorder.commit(0, evolution.state())
     return evolution
 
@@ -178,7 +178,8 @@ def network_of(job: Job, pmfs: list[torch.Tensor]) -> dict[str, Any]:
     """Description of the network that a job asks for, with heads that can represent the marginals pmfs of the start."""
     return network_spec(
         job.net, kind=job["network.kind"], width=job["network.width"], depth=job["network.depth"],
-        heads=[choose_head(job["network.head"], pmf) for pmf in pmfs], order=job["network.order"],
+        heads=[choose_head(job["network.head"], pmf, job["network.kind"] == "basis") for pmf in pmfs],
+        order=job["network.order"],
         dtype=job["run.dtype"], support_states=job["network.support_states"], end=job["time.end"],
     )  # fmt: skip
 
@@ -204,24 +205,49 @@ def _all_states(job: Job, world: World, say: Say) -> torch.Tensor | None:
     return None
 
 
-def _fit_start(job: Job, network: VAN, start: tuple, world: World, say: Say) -> float:
-    """Fit the network to the exact law at a short time, on one rank, for all; returns the total variation distance."""
-    began = time.perf_counter()
-    t0, states, p, lost = start
-    kl = tv = 0.0
-    if world.main:
-        network.set_marginals(marginals(states, p, job.net.limits))
+class _Start(NamedTuple):
+    """The network at its first time: t, description, parameters by name, and its total variation distance from the
+    exact law (probability that the exact law neglects included)."""
+
+    t: float
+    spec: dict[str, Any]
+    parameters: dict[str, torch.Tensor]
+    distance: float
+
+
+def _start(job: Job, say: Say) -> _Start:
+    """Fit a network to the exact law at a short time; one rank does it for all.
+
+    solver.start_jumps = "auto": after 3 expected transitions, or later where the network cannot represent so narrow a
+    law: 10, 30 and 100, as long as the exact law stays on few states.
+    """
+    wanted = job["solver.start_jumps"]
+    trials = (wanted,)
+    if wanted == "auto":
+        trials = _START_JUMPS if job["solver.scheme"] == "tdvp" else _START_JUMPS[:1]
+    found = None
+    for jumps in trials:
+        began = time.perf_counter()
+        t0, states, p, lost = short_time_law(
+            job.net, jumps=jumps, t_max=float(job.report_times[1]), max_states=job["solver.start_states"]
+        )
+        pmfs = marginals(states, p, job.net.limits)
+        spec = network_of(job, pmfs)
+        network = build_network(spec, job.net, seed=job["run.seed"])
+        network.set_marginals(pmfs)
         if job["solver.scheme"] == "tdvp":
             kl, tv = fit_heads(network, states, p)
         else:
             kl = fit(network, states, p, epochs=job["solver.start_epochs"], seed=job["run.seed"])
             tv = distance_to(network, states, p)
-    kl, tv = world.share((kl, tv))  # the others wait here, in MPI, which knows no time-out
-    for tensor in network.state_dict().values():
-        world.broadcast_(tensor)
-    say(f"hpcme: start at t = {t0:.4g}, exact on {len(states)} states (neglected {lost:.1e}); "
-        f"fit KL {kl:.1e}, TV {tv:.1e} in {time.perf_counter() - began:.1f} s")  # fmt: skip
-    return min(1.0, tv + lost)
+        if found is None or tv + lost < found.distance:
+            found = _Start(t0, spec, network.state_dict(), min(1.0, tv + lost))
+            line = (f"hpcme: start at t = {t0:.4g}, exact on {len(states)} states (neglected {lost:.1e}); "
+                    f"fit KL {kl:.1e}, TV {tv:.1e} in {time.perf_counter() - began:.1f} s")  # fmt: skip
+        if found.distance <= _START_TV or t0 >= float(job.report_times[1]):
+            break
+    say(line)
+    return found
 
 
 def _circumstances(job: Job, world: World) -> dict[str, Any]:

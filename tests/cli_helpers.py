@@ -58,6 +58,7 @@ report = { every = 0.3 }
 [network]
 width = 8
 [solver]
+scheme = "projection"
 epochs = 4
 start_epochs = 60
 start_jumps = 0.3

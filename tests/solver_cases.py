@@ -12,6 +12,7 @@ from hpcme.driver import prepare, shards_of
 from hpcme.dynamics.evolve import Evolution
 from hpcme.model.reader import load_model_text
 from hpcme.networks import support as supports
+from hpcme.networks.basis import Basis
 from hpcme.networks.gru import GRU
 from hpcme.networks.heads import CATEGORICAL_LIMIT
 from hpcme.networks.made import MADE
@@ -105,10 +106,11 @@ def model(name: str):
 
 
 def job_of(name: str, end: float, **overrides):
-    """A job on one of MODELS with small sizes; overrides use __ for the dot in a key."""
+    """A job on one of MODELS with small sizes, by projection unless told; overrides use __ for the dot in a key."""
     keys = {
-        "time.end": end, "time.report": [end], "sampling.samples": 400, "sampling.shards": 6, "network.width": 12,
-        "solver.epochs": 5, "solver.start_epochs": 200, "output.report_samples": 600,
+        "solver.scheme": "projection", "time.end": end, "time.report": [end], "sampling.samples": 400,
+        "sampling.shards": 6, "network.width": 12, "solver.epochs": 5, "solver.start_epochs": 200,
+        "output.report_samples": 600,
     }  # fmt: skip
     keys.update({key.replace("__", "."): value for key, value in overrides.items()})
     return load_job({"model": model(name)}, overrides=keys)
@@ -131,7 +133,11 @@ def random_network(kind: str, limits, order, support=None, *, depth: int = 1, he
     support = support or supports.box(limits[order])
     heads = ["categorical" if limit <= CATEGORICAL_LIMIT else head for limit in limits]
     torch.manual_seed(seed)
-    network = {"gru": GRU, "made": MADE}[kind](limits, order, support, 8, depth, heads, torch.float64)
+    if kind == "basis":
+        assert depth == 1
+        network = Basis(limits, order, support, 8, heads, torch.float64)
+    else:
+        network = {"gru": GRU, "made": MADE}[kind](limits, order, support, 8, depth, heads, torch.float64)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.3 * torch.randn_like(parameter)

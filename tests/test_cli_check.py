@@ -55,6 +55,7 @@ def test_keys_that_differ_from_the_defaults_are_shown(place, capsys):
     data = json.loads(call(capsys, "check", "job.toml", "--set", "run.seed=9", "--json").out)
     assert data["job"]["changed"] == {
         "network.width": 8,
+        "solver.scheme": "projection",
         "solver.jumps": 0.1,
         "solver.epochs": 4,
         "solver.start_jumps": 0.3,
@@ -74,6 +75,7 @@ def test_the_number_of_steps_is_exact_where_the_exit_rate_is_constant(place, cap
     """Births at rate 2 up to t = 10, 3 expected jumps done at the start: t0 = 1.5; steps of 0.5 / 2, landing
     on 5 and 10."""
     argv = ["check", "birth.toml", "--end", "10", "--every", "5", "--json", "--set", "solver.start_jumps=3.0"]
+    argv += ["--set", "solver.scheme=projection"]
     cost = json.loads(call(capsys, *argv).out)["cost"]
     assert cost["start_exit_rate"] == pytest.approx(2.0, rel=1e-9)
     assert cost["start_time"] == pytest.approx(1.5, rel=0.03)  # met to about 2% (see short_time_law)
@@ -87,6 +89,7 @@ def test_the_number_of_steps_is_exact_where_the_exit_rate_is_constant(place, cap
 
 def test_a_fixed_step_is_counted_too(place, capsys):
     argv = ["check", "birth.toml", "--end", "10", "--every", "5", "--json", "--set", "solver.dt=0.1"]
+    argv += ["--set", "solver.scheme=projection"]
     cost = json.loads(call(capsys, *argv).out)["cost"]
     assert cost["steps"] == math.ceil((5 - cost["start_time"]) / 0.1 - 1e-9) + 50
 

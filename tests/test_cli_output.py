@@ -87,7 +87,7 @@ def clock(monkeypatch):
 def _steps(display, clock, seconds, count):
     for i in range(1, count + 1):
         clock[0] += seconds
-        display.step(Progress(t=i / count * 5.0, end=5.0, step=i, dt=0.01, residual=0.02, wall=0.0))
+        display.step(Progress(t=i / count * 5.0, end=5.0, step=i, dt=0.01, bound=0.02, wall=0.0))
 
 
 def test_a_log_gets_one_plain_line_every_ten_seconds(clock):
@@ -97,12 +97,12 @@ def test_a_log_gets_one_plain_line_every_ten_seconds(clock):
     lines = stream.getvalue().splitlines()
     assert len(lines) == 5
     assert all(
-        re.fullmatch(r"hpcme: t = \S+ of 5, [\d.]+%, step \d+, dt 0.01, residual 0.02, ETA .*", x)
+        re.fullmatch(r"hpcme: t = \S+ of 5, [\d.]+%, step \d+, dt 0.01, error <= 0.02, ETA .*", x)
         for x in lines
     )
     assert stream.getvalue().isprintable() or not re.search(r"[^\n -~]", stream.getvalue())
     # half way, in the line at 20 s of 50: the rest goes like what was seen, 0.5 s a step
-    assert lines[1].endswith(", 40.0%, step 40, dt 0.01, residual 0.02, ETA 30 s")
+    assert lines[1].endswith(", 40.0%, step 40, dt 0.01, error <= 0.02, ETA 30 s")
 
 
 def test_a_terminal_gets_one_line_redrawn_in_place_and_wiped(clock):

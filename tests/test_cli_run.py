@@ -127,7 +127,7 @@ def test_a_second_ctrl_c_ends_at_once_and_keeps_the_checkpoint(place, capsys, mo
     assert (
         row["state"] == "interrupted"
         and row["step"] == 0
-        and row["remark"] == "the same command continues it"
+        and row["remark"] == "the same command continues it; the bound is that of t = 0"
     )
     assert call(capsys, "verify", "run").code == 0
 
@@ -179,12 +179,6 @@ def test_a_model_may_stand_where_a_job_stands(place, capsys):
         0.2,
         "--every",
         0.1,
-        "--set",
-        "solver.start_epochs=20",
-        "--set",
-        "solver.epochs=2",
-        "--set",
-        "sampling.samples=32",
         "--set",
         "output.report_samples=50",
     ]

@@ -176,8 +176,8 @@ def test_fit_reaches_a_product_law():
 def test_steps_land_on_report_times_exactly():
     times = [0.2, 0.23, 0.5]
     job = load_job({"model": model("driven")}, overrides={
-        "time.end": 0.7, "time.report": times, "solver.dt": 0.06, "solver.epochs": 1, "sampling.samples": 60,
-        "solver.start_epochs": 5, "output.report_samples": 100, "solver.start_jumps": 0.5})  # fmt: skip
+        "solver.scheme": "projection", "time.end": 0.7, "time.report": times, "solver.dt": 0.06, "solver.epochs": 1,
+        "sampling.samples": 60, "solver.start_epochs": 5, "output.report_samples": 100, "solver.start_jumps": 0.5})  # fmt: skip
     evolution = evolution_of(job)
     seen, reports = [], []
     advance, report = evolution._advance, evolution.make_report
@@ -193,8 +193,8 @@ def test_leak_through_the_limits_is_that_of_the_exact_law():
     """lost = integral of E[rate of the transitions past a limit], here held against the exact reflecting law."""
     net, end = model("driven").with_limits({"Y": 3}), 0.5
     job = load_job({"model": net}, overrides={
-        "time.end": end, "time.report": [end], "sampling.samples": 2000, "solver.jumps": 0.25, "network.width": 16,
-        "output.report_samples": 100})  # fmt: skip
+        "solver.scheme": "projection", "time.end": end, "time.report": [end], "sampling.samples": 2000,
+        "solver.jumps": 0.25, "network.width": 16, "output.report_samples": 100})  # fmt: skip
     evolution = evolution_of(job)
     rows, advance = [], evolution._advance
     evolution._advance = lambda: rows.append(advance()) or rows[-1]
@@ -237,9 +237,10 @@ def test_a_fit_that_fails_is_undone_tried_shorter_and_given_up_honestly():
 def test_automatic_steps_are_stable_for_the_fastest_state_sampled():
     evolution = evolution_of(job_of("toggle", 2.0, solver__jumps=50.0, solver__order=2))
     n = evolution.scheme.survey(0)
-    exit_rate, fastest, _ = evolution._rates(n, evolution.t)
+    length = evolution.scheme.length
+    exit_rate, fastest, _ = length.rates(n, evolution.t)
     assert fastest > exit_rate
-    assert evolution._step_length(exit_rate, fastest) * fastest <= 1.5
+    assert length.length(exit_rate, fastest, 2.0 - evolution.t) * fastest <= 1.5
 
 
 def test_non_finite_gradients_stop_before_the_parameters_change():

@@ -154,11 +154,11 @@ def test_a_shortened_step_averages_time_dependent_rates_over_what_is_left():
 def test_a_rate_that_rises_within_the_step_shortens_it():
     text = (
         '[model]\nname="rise"\n[species]\nX = {initial=2,max=90}\n[[reactions]]\nequation="0 -> X"\n'
-        'rate="piecewise(2, t < 1, 60)"\n[[reactions]]\nequation="X -> 0"\nrate=1\n'
+        'rate="2 + 58/(1 + exp(-1000*(t - 1)))"\n[[reactions]]\nequation="X -> 0"\nrate=1\n'
     )
     job = load_job({"model": load_model_text(text, "rise")}, overrides={
-        "time.end": 1.4, "time.report": [0.95, 1.4], "sampling.samples": 2000, "network.width": 12,
-        "output.report_samples": 200})  # fmt: skip
+        "solver.scheme": "projection", "time.end": 1.4, "time.report": [0.95, 1.4], "sampling.samples": 2000,
+        "network.width": 12, "output.report_samples": 200})  # fmt: skip
     evolution = evolution_of(job)
     rows, advance = [], evolution._advance
     evolution._advance = lambda: rows.append(advance()) or rows[-1]
@@ -174,7 +174,7 @@ def test_a_step_too_long_is_shortened_and_the_series_says_so():
     evolution = evolution_of(job_of("toggle", 2.0, solver__dt=1.0, solver__order=1))
     row = evolution._advance()
     assert row["shortened"] >= 1 and row["dt"] < 1.0 and evolution.t < 1.5
-    assert evolution.longest == pytest.approx(1.5 * row["dt"])
+    assert evolution.scheme.length.longest == pytest.approx(1.5 * row["dt"])
 
 
 def test_a_negative_propensity_is_refused_with_state_and_reaction():

@@ -6,12 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from solver_cases import TOGGLE, model
+from solver_cases import TOGGLE, evolution_of, job_of, model
 
 from hpcme import load_job
-from hpcme.driver import SCHEMES
+from hpcme.dynamics.integrators import INTEGRATORS
+from hpcme.dynamics.losses import LOSSES
 from hpcme.errors import InputError
-from hpcme.model.job import KEYS, parse_override, tail_share
+from hpcme.model.job import KEYS, parse_override
+from hpcme.networks.build import KINDS
+
+PACKAGE = Path(__file__).parents[1] / "hpcme"
+#: Keys whose "auto" becomes a value as soon as the job is read.
+CHOSEN = ("solver.scheme", "network.kind", "network.width", "sampling.samples", "sampling.cover", "sampling.tail")
 
 
 def write(folder: Path, text: str) -> Path:
@@ -28,16 +34,59 @@ def test_a_job_file_resolves_with_defaults(tmp_path):
     job = load_job(write(tmp_path, GOOD))
     assert job.net.parameters["b"] == 0.1 and job["run.seed"] == 7 and job.name == "job"
     assert job.report_times.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
-    assert all(job[key] == spec.default for key, spec in KEYS.items() if key.startswith("network."))
-    assert tail_share(job.values) == 0.1
-    assert tail_share(load_job(write(tmp_path, GOOD + '[solver]\nloss = "l2"\n')).values) == 0.0
+    given = {"time.end", "time.report", "run.seed", *CHOSEN}
+    assert all(job[key] == spec.default for key, spec in KEYS.items() if key not in given)
     assert json.loads(job.text())["time.report"] == [0.0, 0.5, 1.0, 1.5, 2.0]
 
 
-def test_every_key_has_a_reader_and_every_scheme_its_class():
-    source = "".join(path.read_text() for path in (Path(__file__).parents[1] / "hpcme").rglob("*.py"))
-    assert not [key for key in KEYS if not re.search(rf"(job|values)\[\"{re.escape(key)}\"\]", source)]
-    assert set(SCHEMES) == set(KEYS["solver.scheme"].words)
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({"solver.scheme": "tdvp"}, {"network.kind": "basis", "network.width": 12, "sampling.samples": 5000,
+                                     "sampling.cover": 0.1, "sampling.tail": 0.3}),
+        ({"solver.scheme": "tdvp", "solver.loss": "l2"}, {"sampling.tail": 0.3}),  # of no consequence there
+        ({"solver.scheme": "tdvp", "network.kind": "made"}, {"network.kind": "made", "network.width": 32}),
+        ({}, {"solver.scheme": "tdvp", "network.kind": "basis"}),  # its states can be summed over
+        ({"sampling.exact": False}, {"solver.scheme": "projection", "network.kind": "gru"}),
+        ({"sampling.exact_states": 10}, {"solver.scheme": "projection", "network.kind": "gru"}),
+        ({"solver.scheme": "projection"}, {"network.kind": "gru", "network.width": 32, "sampling.samples": 2000,
+                                           "sampling.cover": 0.3, "sampling.tail": 0.1}),
+        ({"solver.scheme": "projection", "solver.loss": "l2"}, {"sampling.tail": 0.0}),
+        ({"solver.scheme": "projection", "network.kind": "basis"}, {"network.kind": "basis", "network.width": 12}),
+    ],
+)  # fmt: skip
+def test_keys_left_at_auto_follow_the_scheme(given, chosen):
+    job = load_job({"model": model("toggle"), "time": {"end": 1.0}}, overrides=given)
+    assert {key: job[key] for key in chosen} == chosen
+    assert not [key for key in CHOSEN if job[key] == "auto"]
+    own = {"network.width": 9, "sampling.samples": 777, "sampling.cover": 0.2, "sampling.tail": 0.0}
+    job = load_job({"model": model("toggle"), "time": {"end": 1.0}}, overrides={**given, **own})
+    assert {key: job[key] for key in own} == own
+
+
+def test_every_key_has_a_reader():
+    """What a job may say is used by what runs it: neither its own checks nor the estimates of `hpcme check` count."""
+    files = set(PACKAGE.rglob("*.py")) - {PACKAGE / "model" / "job.py", PACKAGE / "cli" / "check.py"}
+    source = "".join(path.read_text() for path in files)
+    own = (PACKAGE / "model" / "job.py").read_text()
+
+    def read(key: str) -> bool:
+        name = rf"\[\"{re.escape(key)}\"\]"
+        return bool(re.search(rf"\bjob{name}", source) or re.search(rf"\bself\.values{name}", own))
+
+    assert [key for key in ("solver.nothing", "run.seeds") if read(key)] == []
+    assert not [key for key in KEYS if not read(key)]
+
+
+def test_every_word_has_its_class():
+    def of(key: str) -> set[str]:
+        return set(KEYS[key].words) - {"auto"}
+
+    assert set(KINDS) == of("network.kind")
+    assert set(INTEGRATORS) == of("solver.integrator")
+    assert set(LOSSES) == of("solver.loss")
+    made = {name: evolution_of(job_of("closed", 0.1, solver__scheme=name)).scheme for name in of("solver.scheme")}
+    assert {name: type(scheme).__name__.lower() for name, scheme in made.items()} == {name: name for name in made}
 
 
 def test_a_model_file_is_a_job_with_defaults(tmp_path):
@@ -94,7 +143,13 @@ WRONG = [
     (GOOD + '[network]\norder = ["Gx", "Gy", "Px"]\n', ["network.order", "every species once"]),
     (GOOD + '[network]\norder = "random"\n', ["network.order", '"auto"']),
     (GOOD + "[sampling]\nsamples = 10\nshards = 8\n", ["sampling.samples = 10", "sampling.shards = 8"]),
-    (GOOD + '[sampling]\ntail = 0.2\n[solver]\nloss = "l2"\n', ["sampling.tail = 0.2", '"kl" only']),
+    (GOOD + '[sampling]\ntail = 0.2\n[solver]\nscheme = "projection"\nloss = "l2"\n',
+     ["sampling.tail = 0.2", '"kl" only']),
+    (GOOD + '[solver]\nscheme = "project"\n', ["solver.scheme = 'project'", '"tdvp"', 'mean "projection"']),
+    (GOOD + "[solver]\ntolerance = 0\n", ["solver.tolerance = 0", "1e-09 to 1"]),
+    (GOOD + '[solver]\nintegrator = "ros"\n', ["solver.integrator = 'ros'", '"implicit"', 'mean "ros2"']),
+    (GOOD + "[sampling]\nexact = 1\n", ["sampling.exact = 1", 'true, false or "auto"']),
+    (GOOD + '[sampling]\nsamples = "many"\n', ["sampling.samples = 'many'", "integer", 'or "auto"']),
     (GOOD + "[sampling]\ntail = 0.2\ncover = 0.8\n", ["sampling.cover = 0.8", "at most 0.9"]),
     (GOOD + "[sampling]\ncover = 1.0\n", ["sampling.cover = 1.0", "0 to 0.9"]),
     (GOOD.replace("seed = 7", "seed = -1"), ["run.seed = -1"]),

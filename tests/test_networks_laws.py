@@ -24,8 +24,7 @@ def sum_law(order):
 
 CASES = [
     (kind, depth, order, law)
-    for kind in ("gru", "made")
-    for depth in (1, 3)
+    for kind, depth in (("gru", 1), ("gru", 3), ("made", 1), ("made", 3), ("basis", 1))
     for order in ORDERS
     for law in ("box", "sum")
 ]
@@ -96,10 +95,10 @@ def test_samples_have_the_networks_own_law(case):
     assert stats.chisquare(observed[keep], expected[keep]).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("kind", ["gru", "made"])
+@pytest.mark.parametrize(("kind", "depth"), [("gru", 2), ("made", 2), ("basis", 1)])
 @pytest.mark.parametrize("head", ["categorical", "spline"])
-def test_gradients_of_drawn_log_probabilities_agree_with_finite_differences(kind, head):
-    network = network_of(kind, 2, ORDERS[1], "box", head)
+def test_gradients_of_drawn_log_probabilities_agree_with_finite_differences(kind, depth, head):
+    network = network_of(kind, depth, ORDERS[1], "box", head)
     n, _ = network.sample(uniforms(20))
     weight = torch.linspace(-1, 1, 20, dtype=torch.float64)
     parameters = [p for p in network.parameters()]
@@ -116,9 +115,10 @@ def test_gradients_of_drawn_log_probabilities_agree_with_finite_differences(kind
         assert abs((values[0] - values[1]) / 2e-5 - float((gradient * direction).sum())) < 1e-6
 
 
-def test_the_network_is_asked_once_per_distinct_prefix(monkeypatch):
+@pytest.mark.parametrize("kind", ["gru", "made", "basis"])
+def test_the_network_is_asked_once_per_distinct_prefix(kind, monkeypatch):
     """O(S) conditionals a sweep, and rows that share a prefix share its evaluation."""
-    network = network_of("gru", 1, ORDERS[0], "box")
+    network = network_of(kind, 1, ORDERS[0], "box")
     seen = []
     own = type(network).hidden
     monkeypatch.setattr(type(network), "hidden", lambda self, i, c: seen.append((i, own(self, i, c).shape[0])) or own(self, i, c))
@@ -144,24 +144,27 @@ def test_tempered_samples_follow_flattened_conditionals_and_carry_the_laws_own_p
     assert stats.chisquare(seen, N * p / p.sum()).pvalue > 1e-4
 
 
-def test_states_outside_the_box_have_probability_zero():
-    network = network_of("made", 1, ORDERS[0], "box")
+@pytest.mark.parametrize("kind", ["gru", "made", "basis"])
+def test_states_outside_the_box_have_probability_zero(kind):
+    network = network_of(kind, 1, ORDERS[0], "box")
     n = torch.tensor([[3, 0, 0, 0], [0, -1, 0, 0], [0, 19, 0, 0], [1, 1, 1, 1]])
     logq = network.log_prob(n)
     assert torch.isneginf(logq[:3]).all() and torch.isfinite(logq[3])
 
 
-def test_float32_networks_are_normalised_in_float64():
-    spec = network_spec(model("toggle"), kind="gru", width=8, depth=1, heads=["categorical"] * 2 + ["spline"] * 2, order="auto", dtype="float32",
+@pytest.mark.parametrize("kind", ["gru", "basis"])
+def test_float32_networks_are_normalised_in_float64(kind):
+    spec = network_spec(model("toggle"), kind=kind, width=8, depth=1, heads=["categorical"] * 2 + ["spline"] * 2, order="auto", dtype="float32",
                         support_states=10**5, end=1.0)  # fmt: skip
     network = build_network(spec, model("toggle"), seed=3)
     logq = network.log_prob(torch.from_numpy(all_states(model("toggle").limits)))
     assert logq.dtype == torch.float64 and abs(float(logq.detach().exp().sum()) - 1) < 1e-10
 
 
-def test_a_network_survives_its_description_bitwise():
+@pytest.mark.parametrize(("kind", "depth"), [("gru", 2), ("made", 2), ("basis", 1)])
+def test_a_network_survives_its_description_bitwise(kind, depth):
     net = model("closed")
-    spec = network_spec(net, kind="made", width=8, depth=2, heads=["categorical"] * 3, order=["L", "A", "D"], dtype="float64",
+    spec = network_spec(net, kind=kind, width=8, depth=depth, heads=["categorical"] * 3, order=["L", "A", "D"], dtype="float64",
                         support_states=10**5, end=1.0)  # fmt: skip
     network = build_network(spec, net, seed=5)
     with torch.no_grad():

@@ -25,27 +25,39 @@ MPIEXEC = shutil.which(
 pytestmark = pytest.mark.restart
 needs_mpiexec = pytest.mark.skipif(MPIEXEC is None, reason="there is no mpiexec")
 
-JOB = """model = "toggle.toml"
+COMMON = """model = "toggle.toml"
 [time]
 end = 2.0
 report = { every = 0.5 }
-[network]
-width = 12
-[solver]
-epochs = 8
-start_epochs = 100
-[sampling]
-samples = 400
 [output]
 samples = 100
 report_samples = 1000
 checkpoint_steps = 3
 """
+TDVP = """[network]
+width = 4
+[solver]
+scheme = "tdvp"
+start_jumps = 3.0
+"""
+JOBS = {
+    "projection": """[network]
+width = 12
+[solver]
+scheme = "projection"
+epochs = 8
+start_epochs = 100
+[sampling]
+samples = 400
+""",
+    "tdvp": TDVP + "tolerance = 0.005\n",  # exact sums
+    "tdvp-sampled": TDVP + "tolerance = 0.02\n[sampling]\nsamples = 1000\nexact = false\n",
+}
 
 
-def start(folder: Path, ranks: int, out: str) -> subprocess.Popen:
+def start(folder: Path, job: str, ranks: int, out: str) -> subprocess.Popen:
     """`hpcme run` in the background; the same command starts a run and continues it."""
-    words = [sys.executable, "-m", "hpcme", "run", "job.toml", "--out", out, "--quiet"]
+    words = [sys.executable, "-m", "hpcme", "run", f"{job}.toml", "--out", out, "--quiet"]
     if ranks > 1:
         words = [MPIEXEC, "-n", str(ranks), *words]
     with (folder / f"{out}.log").open("ab") as log:
@@ -150,24 +162,27 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("restart")
     (folder / "toggle.toml").write_text(TOGGLE)
-    (folder / "job.toml").write_text(JOB)
+    for name, text in JOBS.items():
+        (folder / f"{name}.toml").write_text(COMMON + text)
     return folder
 
 
 @pytest.fixture(scope="module")
 def whole(place):
-    """Datasets of the uninterrupted run, by the number of ranks; each is made once."""
-    made: dict[int, dict[str, np.ndarray]] = {}
+    """Datasets of the uninterrupted run, by job and number of ranks; each is made once."""
+    made: dict[tuple[str, int], dict[str, np.ndarray]] = {}
 
-    def get(ranks: int) -> dict[str, np.ndarray]:
-        if ranks not in made:
-            end(start(place, ranks, f"whole-{ranks}"), place, f"whole-{ranks}")
-            made[ranks] = datasets(place / f"whole-{ranks}" / "results.h5")
-        return made[ranks]
+    def get(job: str, ranks: int) -> dict[str, np.ndarray]:
+        if (job, ranks) not in made:
+            out = f"whole-{job}-{ranks}"
+            end(start(place, job, ranks, out), place, out)
+            made[job, ranks] = datasets(place / out / "results.h5")
+        return made[job, ranks]
 
     return get
 
 
+@pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize(
     "ranks, victims",
     [
@@ -177,20 +192,20 @@ def whole(place):
     ],
     ids=["one process", "both of two ranks", "one of two ranks"],
 )
-def test_a_killed_run_that_is_repeated_gives_the_uninterrupted_run(place, whole, ranks, victims):
-    expected = whole(ranks)
+def test_a_killed_run_that_is_repeated_gives_the_uninterrupted_run(place, whole, job, ranks, victims):
+    expected = whole(job, ranks)
     steps = len(expected["series/step"])
     assert steps >= 20
-    out = f"killed-{ranks}-{'-'.join(victims)}"
+    out = f"killed-{job}-{ranks}-{'-'.join(victims)}"
     moments = random.SystemRandom()
     # One kill in each part of the run, so that every one of them meets a run that is under way.
     bounds = np.linspace(0, 0.8 * steps, len(victims) + 1).astype(int)
     plan = [(moments.randrange(a, b), moments.uniform(0.0, 0.1)) for a, b in zip(bounds, bounds[1:], strict=False)]
     for (step, pause), whom in zip(plan, victims, strict=True):
-        killed = kill_at(start(place, ranks, out), place / out, step, pause, whom)
+        killed = kill_at(start(place, job, ranks, out), place / out, step, pause, whom)
         assert killed, f"plan {plan}: the run ended before step {step}; {(place / f'{out}.log').read_text()}"
         assert not (place / out / "results.h5").exists()
-    end(start(place, ranks, out), place, out)
+    end(start(place, job, ranks, out), place, out)
     found = datasets(place / out / "results.h5")
     assert found["series/step"].tolist() == list(range(1, steps + 1)), f"plan {plan}"
     assert found.keys() == expected.keys()
@@ -203,11 +218,11 @@ def test_a_killed_run_that_is_repeated_gives_the_uninterrupted_run(place, whole,
 
 def test_a_run_that_is_killed_before_it_has_a_checkpoint_begins_anew(place, whole):
     """Killed while it makes its folder: what is there is no obstacle."""
-    process = start(place, 1, "early")
+    process = start(place, "projection", 1, "early")
     while not (place / "early").exists():
         assert process.poll() is None
         time.sleep(0.001)
     kill(process, "all")
-    end(start(place, 1, "early"), place, "early")
-    found, expected = datasets(place / "early" / "results.h5"), whole(1)
+    end(start(place, "projection", 1, "early"), place, "early")
+    found, expected = datasets(place / "early" / "results.h5"), whole("projection", 1)
     assert found.keys() == expected.keys() and all(same(found[name], expected[name]) for name in expected)

@@ -146,12 +146,11 @@ def _switches_text(times: list[float]) -> str:
 
 def job_dict(job: Job) -> dict[str, Any]:
     """The resolved job: values that differ from the defaults, and the report times."""
-    from hpcme.model.job import KEYS
-
+    default = _defaults(job)
     changed = {
-        key: job[key]
-        for key, spec in KEYS.items()
-        if key not in ("time.end", "time.report") and job[key] != spec.default
+        key: value
+        for key, value in job.values.items()
+        if key not in ("time.end", "time.report") and value != default[key]
     }
     return {
         "name": job.name,
@@ -160,6 +159,20 @@ def job_dict(job: Job) -> dict[str, Any]:
         "out": str(job.out),
         "changed": changed,
     }
+
+
+def _defaults(job: Job) -> dict[str, Any]:
+    """The value that each key would have, were it left out: some follow the scheme, the loss or the network."""
+    from hpcme.model.job import KEYS, load_job
+
+    def left_out(*kept: str) -> dict[str, Any]:
+        kept = (*kept, *(("time.end",) if job["time.end"] else ()))
+        return load_job({"model": job.net}, overrides={key: job[key] for key in kept}, need_end=False).values
+
+    default = left_out("solver.scheme", "solver.loss")
+    default["network.width"] = left_out("solver.scheme", "network.kind")["network.width"]
+    default["solver.scheme"] = left_out("sampling.exact", "sampling.exact_states")["solver.scheme"]
+    return default | {"solver.loss": KEYS["solver.loss"].default}
 
 
 def cost(job: Job) -> dict[str, Any]:
@@ -178,9 +191,10 @@ def cost(job: Job) -> dict[str, Any]:
     from hpcme.kernels.neighbours import outflow
 
     net = job.net
+    jumps = job["solver.start_jumps"]
     t0, states, p, _ = short_time_law(
         net,
-        jumps=job["solver.start_jumps"],
+        jumps=3.0 if jumps == "auto" else jumps,
         t_max=float(job.report_times[1]),
         max_states=job["solver.start_states"],
     )

@@ -101,7 +101,7 @@ class Sampler:
 
     def draw(self, step: int, t: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Distinct states of all parts, int32 [D, S], the same on every rank, and what their weights need."""
-        network, cover = self.parameters.network, self.coverage
+        cover = self.coverage
         own = 1.0 - cover.tail - cover.pushed
         parts = []
         for purpose, share, temper in (("train", own, 1.0), ("tail", cover.tail, cover.temper)):

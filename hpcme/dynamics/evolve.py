@@ -22,6 +22,7 @@ from hpcme.dynamics.timers import Timers
 from hpcme.errors import NumericalError
 from hpcme.parallel.world import World
 
+
 @dataclass
 class Progress:
     """Where a run stands, for bars and logs."""

@@ -60,7 +60,7 @@ class Flow:
         q float64 [E]. K is empty where no `leave` is given."""
         transport = leave is not None
         states, weight = self._rows(L)
-        cloud, S = self.cloud, self.parameters.network.S
+        S = self.parameters.network.S
         groups = [range(S)] if self.coupled else [range(i, i + 1) for i in range(S)]
         out_s, out_k = [], []
         for group in groups:

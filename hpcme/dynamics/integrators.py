@@ -8,8 +8,8 @@ rkc2      Runge-Kutta-Chebyshev of second order (Sommeijer, Shampine, Verwer 199
           by the spectral radius of S^-1 K.
 heun      the explicit trapezoidal rule for theta' = S^-1 F.
 
-Every integrator takes (flow, t, h) with the heads at theta(t) and leaves them at theta(t + h); it returns an estimate of
-its local error in the Fisher norm (its square is twice a KL divergence), or None where the step failed.
+Every integrator takes (flow, t, h) with the heads at theta(t) and leaves them at theta(t + h); it returns an estimate
+of its local error in the Fisher norm (its square is twice a KL divergence), or None where the step failed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hpcme.dynamics.flow import Blocks, Flow
 GAMMA = 1.0 - 1.0 / math.sqrt(2.0)
 _NEWTON = 0.1  # Newton's method stops when its update is below this share of the tolerance
 _MAX_NEWTON = 14
+_MOST_KEPT = 2_000_000  # entries of a matrix that is kept from step to step
 _MOST_MATRICES = 3  # formed per stage
 _LEAP = 0.3  # largest first update from an extrapolated start, in the Fisher norm
 _LONGEST = 2.0  # longest Newton update, in the Fisher norm
@@ -56,6 +57,13 @@ class Integrator:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.evaluations = self.matrices = 0
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What later steps depend on, for a checkpoint."""
+        return {}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Undo `state`."""
 
     def step(self, flow: Flow, t: float, h: float, predict: torch.Tensor | None) -> Outcome | None:
         self.evaluations = self.matrices = 0
@@ -91,10 +99,26 @@ class Implicit(Integrator):
 
     kept: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """What later steps depend on: the kept matrices."""
+        if self.kept is None:
+            return {}
+        named = {f"S{i}": block for i, block in enumerate(self.kept[0])}
+        return named | {f"K{i}": block for i, block in enumerate(self.kept[1])}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Undo `state`."""
+        count = len(state) // 2
+        self.kept = None
+        if count:
+            self.kept = [state[f"S{i}"] for i in range(count)], [state[f"K{i}"] for i in range(count)]
+
     def _step(self, flow, t, h, predict):
         parameters, D = flow.parameters, flow.cloud.D
         begin = parameters.get()
         self.blocks: Blocks | None = None
+        if sum(block.numel() for block in (self.kept or [[]])[0]) > _MOST_KEPT:
+            self.kept = None  # checkpoints hold them
         if self.kept is not None:
             self.blocks = Blocks(*self.kept, GAMMA * h, self.settings.relative, self.settings.ridge)
         flow.cloud.at(t)
@@ -115,7 +139,9 @@ class Implicit(Integrator):
         difference = self.blocks.solve(flow.project(GAMMA * h * (second - first)))
         return Outcome(self.blocks.norm(difference), self.evaluations, self.matrices, math.nan, [t + h])
 
-    def _stage(self, flow: Flow, t: float, gh: float, b: torch.Tensor, anchor: torch.Tensor, fallback: torch.Tensor | None):
+    def _stage(
+        self, flow: Flow, t: float, gh: float, b: torch.Tensor, anchor: torch.Tensor, fallback: torch.Tensor | None
+    ) -> torch.Tensor | None:
         """Heads with O^T w (q' - gh A q' - b) = 0, in place; returns A q' float64 [D], None where Newton fails."""
         cloud, parameters, settings = flow.cloud, flow.parameters, self.settings
         cloud.at(t)

@@ -20,6 +20,7 @@ from hpcme.networks.base import VAN
 
 _BATCH = 2048  # states per epoch where the law has more
 _STOP = 1e-7  # KL(p || q) at which the fit is good enough to stop early
+_UNSEEN = 1e-5  # parameters that carry less probability than this are damped as if they carried it
 _RATE, _DECAY = 1e-2, 0.02  # Adam's step size at the first epoch, and its last as a fraction of it
 
 
@@ -112,17 +113,17 @@ def _fit_head(parameters: HeadParameters, tree: StateTree, p: torch.Tensor, i: i
     damping = 1e-3
     for _ in range(iterations):
         diagonal = hessian.diagonal()
-        d = torch.linalg.solve(hessian + torch.diag(damping * diagonal + 1e-9), gradient)
+        d = torch.linalg.solve(hessian + torch.diag(damping * (diagonal + _UNSEEN) + 1e-9), gradient)
         trial = theta.clone()
         trial[parameters.slice(i)] += d
         new, new_gradient, new_hessian = tree.conditional_fit(i, trial, p, prefix)
         if not new < loss:
-            if damping > 1e6 or float(gradient @ d) < _STOP * 1e-3:
+            if damping > 1e8 or (float(gradient @ d) < _STOP * 1e-3 and damping < 1e-3):
                 break
             damping *= 10.0
             continue
         gain, damping = loss - new, max(1e-7, damping * 0.2)
         theta, loss, gradient, hessian = trial, new, new_gradient, new_hessian
-        if gain < 1e-2 * _STOP:
+        if gain < 1e-2 * _STOP and damping < 1e-3:
             break
     parameters.set(theta)

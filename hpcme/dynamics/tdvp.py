@@ -1,7 +1,7 @@
 """Scheme `tdvp`: the law follows the master equation in the tangent space of the network's heads, with adaptive steps.
 
 One step: gather a cloud of states (all that matter, or covering samples), take one step of the integrator on it, accept
-or shorten by the local error in the Fisher norm, and look at fresh samples for a law that has come apart.
+or shorten by the local error in the Fisher norm, and look at the divergence of the laws before and after.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ _ACCEPT = 2.0  # a step is accepted up to this multiple of the tolerance
 _SMALLEST = 1e-12  # smallest step, as a share of the end time
 _MAX_REJECTIONS = 40
 _ADVICE = (
-    "Results up to here are kept. Try again in another --out with more sampling.states, a larger network.width, another "
-    'network.order, or scheme "projection".'
+    "Results up to here are kept. Try again in another --out with a larger network.width, another network.order, more "
+    'sampling.samples where sums are sampled, or scheme "projection".'
 )
 
 
-#: Damping where sums are exact, and where they are sampled: directions that few samples see must not follow their noise.
-_DAMPING = {True: (1e-4, 1e-7), False: (1e-4, 1e-5)}
+#: Damping: relative to the diagonal of the Fisher matrix, and absolute. With an absolute part of 1e-6 and less,
+#: directions that hardly any probability determines are followed too: steps collapse, and rounding grows until runs on
+#: different numbers of ranks differ.
+_DAMPING = 1e-4, 1e-5
+_LEAP = 1.0  # largest symmetric KL divergence between the laws before and after a step
 TEMPER = 0.5  # exponent of the flattened conditionals: they meet states of probability 1e-6 as often as q meets 1e-3
 
 
-def settings_of(job, exact: bool) -> Settings:
-    """Tolerance and damping of a job whose sums are exact or sampled."""
-    relative, ridge = _DAMPING[exact]
+def settings_of(job) -> Settings:
+    """Tolerance and damping of a job."""
+    relative, ridge = _DAMPING
     if job["solver.damping"] != "auto":
         relative = job["solver.damping"]
     if job["solver.ridge"] != "auto":
@@ -64,7 +67,7 @@ class Tdvp:
         """states: all reachable states, int32 [M, S], for exact sums; None for sampled ones."""
         self.network, self.enumeration, self.world = network, enumeration, world
         self.parameters = HeadParameters(network)
-        self.settings = settings_of(job, states is not None)
+        self.settings = settings_of(job)
         self.coupled = self.parameters.size <= job["solver.coupled"]
         name = job["solver.integrator"]
         if name == "auto":
@@ -88,6 +91,8 @@ class Tdvp:
         out = {f"network/{name}": value for name, value in out.items()}
         out["h"] = float(self.h)
         out["points"] = np.array([self.sampler.points["train"], self.sampler.points["tail"]])
+        for name, value in self.integrator.state().items():
+            out[f"integrator/{name}"] = value.cpu().numpy().copy()
         if self.slope is not None:
             out["slope"] = self.slope.cpu().numpy().copy()
         return out
@@ -98,6 +103,8 @@ class Tdvp:
         self.network.load_state_dict(arrays)
         self.h = float(state["h"])
         self.sampler.points["train"], self.sampler.points["tail"] = (float(v) for v in np.asarray(state["points"]))
+        matrices = {name[11:]: torch.as_tensor(v) for name, v in state.items() if name.startswith("integrator/")}
+        self.integrator.restore({name: value.to(self.network.device).clone() for name, value in matrices.items()})
         slope = state.get("slope")
         self.slope = None if slope is None else torch.as_tensor(slope).to(self.network.device).clone()
 
@@ -114,6 +121,7 @@ class Tdvp:
         h = self.h or self._first_step(t, rest)
         cloud, leak, exits = self._cloud(step, t, h)
         flow = Flow(cloud, self.parameters, self.world, self.coupled)
+        before = cloud.tree.log_prob()[: cloud.D]
         evaluations = matrices = rejected = 0
         while True:
             pieces = max(1, math.ceil(rest / h - 1e-9))
@@ -121,6 +129,8 @@ class Tdvp:
             outcome = self.integrator.step(flow, t, dt, self.slope)
             evaluations += self.integrator.evaluations
             matrices += self.integrator.matrices
+            if outcome is not None and not self._divergence(flow, before) <= _LEAP:
+                outcome = None  # the law has come apart, whatever the error estimate says
             if outcome is not None and outcome.error <= _ACCEPT * self.settings.tolerance:
                 break
             self.parameters.set(begin)
@@ -161,11 +171,19 @@ class Tdvp:
         sums = self.world.sum_(torch.stack([q @ leak, q @ a.sum(dim=1), q.sum()]))
         return cloud, float(sums[0] / sums[2]), float(sums[1] / sums[2])
 
+    @staticmethod
+    def _divergence(flow: Flow, before: torch.Tensor) -> float:
+        """KL(q', q) + KL(q, q') = sum (q' - q) log(q'/q) of the present law q' and the law before the step."""
+        after = flow.cloud.tree.log_prob()[: flow.cloud.D]
+        known = torch.isfinite(before) & ~torch.isneginf(after)
+        change = torch.where(known, after - before, torch.zeros_like(before))
+        return flow.total((after.exp() - before.exp()) * change)
+
     def _share(self, count: int) -> slice:
         return slice(count * self.world.rank // self.world.size, count * (self.world.rank + 1) // self.world.size)
 
     def _matter(self, t: float, h: float) -> torch.Tensor:
-        """Reachable states but those that together have a negligible probability, now and by inflow within h: int32 [D, S]."""
+        """Reachable states but those that have, all together and within h, a negligible probability: int32 [D, S]."""
         if self.every is None:
             self.every = StateTree(self.parameters, self.states)
             row, _, y, rate = self.enumeration.inflow(self.states, t, t)

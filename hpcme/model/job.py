@@ -22,6 +22,7 @@ from hpcme.errors import InputError, did_you_mean
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.reader import load_model, load_model_text, nearby
 
+_TDVP_SPECIES = 6
 MODEL_SUFFIXES = (".toml",)
 
 
@@ -42,23 +43,35 @@ KEYS: dict[str, Key] = {
     "time.end": Key("float", None, "end time; required", low=0.0),
     "time.report": Key("report", None, "report times: {every = x} or a list; default {every = end/10}"),
     "network.kind": Key(
-        "word", "auto", 'architecture; "auto": basis for tdvp, gru for projection', words=("auto", "basis", "gru", "made")
+        "word",
+        "auto",
+        'architecture; "auto": basis for tdvp, gru for projection',
+        words=("auto", "basis", "gru", "made"),
     ),
     "network.width": Key(
-        "int", "auto", 'hidden units (per species for basis and made); "auto": 32, for basis 12 or fewer', low=1, high=4096
+        "int",
+        "auto",
+        'hidden units (per species for basis and made); "auto": 32, for basis 12 or fewer',
+        low=1,
+        high=4096,
     ),
     "network.depth": Key("int", 1, "hidden layers", low=1, high=16),
     "network.head": Key(
         "word",
         "auto",
         "logits of counts above a limit of 16: splines where they fit the start, or free; below always free",
-        words=("auto", "categorical", "spline"),
+        words=("auto", "categorical", "spline", "fine"),
     ),
     "network.order": Key("words", "auto", '"auto" (the model\'s order) or a list of all species'),
     "network.support_states": Key(
         "int", 300_000, "enumerate the reachable states for an exact support up to this many", low=1, high=20_000_000
     ),
-    "solver.scheme": Key("word", "tdvp", "time-stepping scheme", words=("tdvp", "projection")),
+    "solver.scheme": Key(
+        "word",
+        "auto",
+        'time-stepping scheme; "auto": tdvp for up to six species whose states can be summed over, else projection',
+        words=("auto", "tdvp", "projection"),
+    ),
     "solver.tolerance": Key("float", 0.05, "tdvp: local error per step in the Fisher norm", low=1e-9, high=1.0),
     "solver.integrator": Key(
         "word",
@@ -66,12 +79,20 @@ KEYS: dict[str, Key] = {
         'tdvp: "auto" is implicit, or heun where the network has more parameters than solver.coupled',
         words=("auto", "implicit", "ros2", "rkc2", "heun"),
     ),
-    "solver.damping": Key("float", "auto", "tdvp: damping as a share of the Fisher matrix' diagonal", low=0.0, high=1.0),
+    "solver.damping": Key("float", "auto", "tdvp: damping as a share of the Fisher diagonal", low=0.0, high=1.0),
     "solver.ridge": Key(
-        "float", "auto", "tdvp: absolute damping; what carries less probability than this stands still", low=0.0, high=1.0
+        "float",
+        "auto",
+        "tdvp: absolute damping; what carries less probability than this stands still",
+        low=0.0,
+        high=1.0,
     ),
     "solver.coupled": Key(
-        "int", 3000, "tdvp: up to this many parameters conditionals are solved together, else each alone", low=0, high=50_000
+        "int",
+        3000,
+        "tdvp: up to this many parameters conditionals are solved together, else each alone",
+        low=0,
+        high=50_000,
     ),
     "solver.loss": Key("word", "kl", "what the projection minimises", words=("kl", "l2", "hellinger")),
     "solver.order": Key("int", 2, "Taylor order of the target: 1 is the paper's explicit Euler", low=1, high=4),
@@ -87,7 +108,12 @@ KEYS: dict[str, Key] = {
         low=0.0,
         high=1.0,
     ),
-    "solver.start_jumps": Key("float", 3.0, "the exact law after this many expected jumps starts the network", low=0.0),
+    "solver.start_jumps": Key(
+        "float",
+        "auto",
+        'the exact law after this many expected jumps starts the network; "auto": 3, or what it takes',
+        low=0.0,
+    ),
     "solver.start_states": Key("int", 20_000, "most states of that exact short-time law", low=1, high=5_000_000),
     "solver.start_epochs": Key("int", 1500, "gradient steps that fit the network to its start", low=1),
     "sampling.exact": Key("switch", "auto", 'tdvp: sum over all reachable states; "auto": where they are few'),
@@ -106,7 +132,7 @@ KEYS: dict[str, Key] = {
     "sampling.tail": Key(
         "float",
         "auto",
-        'share of samples drawn from the flattened law, to see its tails; "auto": 0.1, with tdvp 0.3, 0 with other losses than "kl"',
+        'share of samples drawn from the flattened law, for tails; "auto": 0.1 (tdvp: 0.3), 0 where loss is not "kl"',
         low=0.0,
         high=0.5,
     ),
@@ -308,6 +334,8 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
 
 def _choose(values: dict[str, Any], net: ReactionNetwork) -> None:
     """Give the keys that were left at "auto" their values where these depend on the job alone."""
+    if values["solver.scheme"] == "auto":
+        values["solver.scheme"] = "tdvp" if _few_states(values, net) else "projection"
     tdvp = values["solver.scheme"] == "tdvp"
     kind = values["network.kind"]
     if kind == "auto":
@@ -325,6 +353,15 @@ def _choose(values: dict[str, Any], net: ReactionNetwork) -> None:
     for key, value in chosen.items():
         if values[key] == "auto":
             values[key] = value
+
+
+def _few_states(values: dict[str, Any], net: ReactionNetwork) -> bool:
+    """Whether scheme tdvp can sum over all reachable states of a network of few species, which is where it is best."""
+    from hpcme.networks.build import enumerate_reachable
+
+    if net.S > _TDVP_SPECIES or values["sampling.exact"] is False:
+        return False
+    return enumerate_reachable(net, values["sampling.exact_states"], values["time.end"] or 1.0) is not None
 
 
 def _check_shares(values: Mapping[str, Any], where: str) -> None:

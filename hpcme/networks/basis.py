@@ -1,11 +1,11 @@
 """Autoregressive network with fixed hidden features and trained heads: every conditional is an exponential family.
 
 Position i sees the counts before it through features that do not change during a run: the counts themselves (one-hot
-where the limit is small, linear in sqrt(n) above) and `width` random tanh units of them. What is trained are the heads,
-so log q_i is linear in the parameters up to its normalisation, fits of a conditional are convex, and no two conditionals
-share a parameter. Scheme `tdvp` lives on that: its equations stay well conditioned for whole runs, where trained hidden
-layers bring redundant directions that noise drifts along. Random features with trained output layers: Rahimi and Recht
-2008; Huang, Zhu and Siew 2006.
+where the limit is small, sqrt(n) above), what conservation laws leave for the species to come, and `width` random tanh
+units of all these. What is trained are the heads, so log q_i is linear in the parameters up to its normalisation, fits
+of a conditional are convex, and no two conditionals share a parameter. Scheme `tdvp` lives on that: its equations stay
+well conditioned for whole runs, where trained hidden layers bring redundant directions that noise drifts along. Random
+features with trained output layers: Rahimi and Recht 2008; Huang, Zhu and Siew 2006.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hpcme.networks.support import Support
 
 _SLOPE = 2.0  # scale of the hidden weights
 _UNIT = 0.4  # of sqrt(n)
+_LEFT = 9  # features of what a conservation law leaves
 _ONE_HOT = 4  # largest limit whose counts are told apart one by one
 
 
@@ -28,13 +29,23 @@ class Basis(VAN):
     """Heads on fixed features: hidden vector of position i = [counts before i, tanh(counts before i . A_i + c_i)]."""
 
     def __init__(
-        self, limits: np.ndarray, order: list[int], support: Support, width: int, heads: list[str], dtype: torch.dtype
-    ) -> None:
+        self, limits: np.ndarray, order: list[int], support: Support, width: int, heads: list[str], dtype: torch.dtype,
+        laws: list[tuple[list[int], int]] | None = None,
+    ) -> None:  # fmt: skip
+        """laws: (y, total), integers in model order: sums y . n of counts that are, or stay below, a total."""
+        laws = [([y[s] for s in order], total) for y, total in laws or []]
         columns = [_features(int(limits[s])).shape[1] for s in order]
         before = [sum(columns[:i]) for i in range(len(order))]
+        # What a law leaves is a feature where it depends on counts seen and concerns species to come.
+        live = [[k for k, (y, _) in enumerate(laws) if any(y[:i]) and any(y[i:])] for i in range(len(order))]
+        before = [before[i] + _LEFT * len(live[i]) for i in range(len(order))]
         widths = [before[i] + width if i else 0 for i in range(len(order))]
         super().__init__(limits, order, support, widths, heads, dtype)
-        self.width = width
+        self.width, self.live = width, live
+        self.register_buffer("totals", torch.tensor([t for _, t in laws], dtype=torch.int64), persistent=False)
+        self.register_buffer(
+            "stakes", torch.tensor([y for y, _ in laws], dtype=torch.int64).reshape(-1, self.S).T, persistent=False
+        )
         middle = torch.cat([torch.from_numpy(_middle(limit)) for limit in self.limits])
         for i in range(self.S):
             features = torch.from_numpy(_features(self.limits[i])).to(dtype)
@@ -43,29 +54,36 @@ class Basis(VAN):
                 # Each unit turns over where a random combination of the counts passes a random point of their range.
                 scale = _SLOPE / math.sqrt(max(1.0, i / 2.0))
                 weight = torch.randn(before[i], width, dtype=torch.float64) * scale
-                spread = (weight.abs() * middle[: before[i], None]).sum(dim=0).clamp_min(1.0)
+                seen = before[i] - _LEFT * len(live[i])
+                half = torch.cat([middle[:seen], *(torch.from_numpy(_half(laws[k][1])) for k in live[i])])
+                spread = (weight.abs() * half[:, None]).sum(dim=0).clamp_min(1.0)
                 bias = (2.0 * torch.rand(width, dtype=torch.float64) - 1.0) * spread
                 self.register_buffer(f"hidden_weight{i}", weight.to(dtype))
                 self.register_buffer(f"hidden_bias{i}", bias.to(dtype))
 
     def begin(self) -> Counts:
-        return Counts(self.features0.new_zeros(1, 0))
+        return Counts(self.features0.new_zeros(1, 0), self.totals[None, :])
 
     def hidden(self, i: int, carry: Counts) -> torch.Tensor:
         if not i:
             return carry.seen
-        z = torch.addmm(getattr(self, f"hidden_bias{i}"), carry.seen, getattr(self, f"hidden_weight{i}"))
-        return torch.cat([carry.seen, torch.tanh(z)], dim=1)
+        left = [_left(carry.left[:, k], int(self.totals[k])).to(carry.seen.dtype) for k in self.live[i]]
+        seen = torch.cat([carry.seen, *left], dim=1)
+        z = torch.addmm(getattr(self, f"hidden_bias{i}"), seen, getattr(self, f"hidden_weight{i}"))
+        return torch.cat([seen, torch.tanh(z)], dim=1)
 
     def advance(self, i: int, carry: Counts, parent: torch.Tensor | None, count: torch.Tensor) -> Counts:
         seen = carry.seen if parent is None else carry.seen.index_select(0, parent)
-        return Counts(torch.cat([seen, getattr(self, f"features{i}").index_select(0, count)], dim=1))
+        left = carry.left if parent is None else carry.left.index_select(0, parent)
+        left = left - count[:, None] * self.stakes[i][None, :]
+        return Counts(torch.cat([seen, getattr(self, f"features{i}").index_select(0, count)], dim=1), left)
 
 
 class Counts(NamedTuple):
-    """Sweep state: features of the counts so far, [U, F]."""
+    """Sweep state: features of the counts so far, [U, F], and what every law leaves, int64 [U, laws]."""
 
     seen: torch.Tensor
+    left: torch.Tensor
 
 
 def _features(limit: int) -> np.ndarray:
@@ -78,6 +96,18 @@ def _features(limit: int) -> np.ndarray:
         return np.eye(limit + 1)[:, 1:]
     root = np.sqrt(np.arange(limit + 1))
     return np.column_stack([root == 0.0, _UNIT * (root - 0.5 * root[-1])])
+
+
+def _left(left: torch.Tensor, total: int) -> torch.Tensor:
+    """Features of what a law leaves, int64 [U] -> float64 [U, 9]: small amounts one by one, then sqrt."""
+    left = left.clamp(0, max(total, 0))
+    root = _UNIT * (left.double().sqrt() - 0.5 * math.sqrt(max(total, 0)))
+    return torch.cat([(left[:, None] == torch.arange(_LEFT - 1, device=left.device)).double(), root[:, None]], dim=1)
+
+
+def _half(total: int) -> np.ndarray:
+    """Half the range of each feature of `_left`, float64 [9]."""
+    return np.array([0.5] * (_LEFT - 1) + [0.5 * _UNIT * math.sqrt(max(total, 0))])
 
 
 def _middle(limit: int) -> np.ndarray:

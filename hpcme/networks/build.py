@@ -46,7 +46,10 @@ def build_network(spec: dict[str, Any], net: ReactionNetwork, seed: int = 0, sup
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if spec["kind"] == "basis":
-            return Basis(net.limits, order, support, spec["width"], spec["heads"], dtype)
+            laws = net.laws
+            sums = [*zip(laws.equalities.tolist(), laws.values.tolist(), strict=True)]
+            sums += zip(laws.inequalities.tolist(), laws.bounds.tolist(), strict=True)
+            return Basis(net.limits, order, support, spec["width"], spec["heads"], dtype, sums)
         return KINDS[spec["kind"]](net.limits, order, support, spec["width"], spec["depth"], spec["heads"], dtype)
 
 

@@ -26,10 +26,10 @@ _REPRESENTED = 1.0
 CATEGORICAL_LIMIT = 16  # largest limit for which "auto" takes one free logit per count
 
 
-def splines_of(limit: int) -> int:
-    """Splines for counts 0..limit: knots at most 0.7 units of sqrt(n) apart, where a Poisson law has a
-    standard deviation of one half; 16 at least."""
-    return max(SPLINES, 3 + math.ceil(1.4 * math.sqrt(limit)))
+def splines_of(limit: int, density: float) -> int:
+    """Splines for counts 0..limit: about `density` knots per unit of sqrt(n), in which a Poisson law has a standard
+    deviation of one half; 16 at least."""
+    return max(SPLINES, 3 + math.ceil(density * math.sqrt(limit)))
 
 
 class Head(nn.Module, ABC):
@@ -71,12 +71,14 @@ class CategoricalHead(Head):
 
 
 class SplineHead(Head):
-    """logits = base + (hidden W + b) Phi: base = -log n!; Phi [K, limit + 1] holds n / sqrt(limit) and K - 1 splines."""
+    """logits = base + (hidden W + b) Phi: base = -log n!; Phi [K, limit + 1]: n / sqrt(limit) and K - 1 splines."""
+
+    density = 1.4
 
     def __init__(self, width: int, limit: int, dtype: torch.dtype) -> None:
         super().__init__()
         n = np.arange(limit + 1)
-        phi = np.vstack([n / np.sqrt(limit), uniform_bsplines(np.sqrt(n / limit), splines_of(limit)).T])
+        phi = np.vstack([n / np.sqrt(limit), uniform_bsplines(np.sqrt(n / limit), splines_of(limit, self.density)).T])
         self.register_buffer("phi", torch.from_numpy(phi).to(dtype), persistent=False)
         self.register_buffer("base", torch.from_numpy(-gammaln(n + 1.0)).to(dtype), persistent=False)
         self.weight = nn.Parameter(torch.zeros(width, phi.shape[0], dtype=dtype))
@@ -106,19 +108,32 @@ class SplineHead(Head):
         return torch.addmm(self.base, torch.addmm(self.bias, hidden, self.weight), self.phi)
 
 
-HEADS: dict[str, type[Head]] = {"categorical": CategoricalHead, "spline": SplineHead}
+class FineSplineHead(SplineHead):
+    """Twice the splines, for a count that starts large and known: its law is narrow for a long time."""
+
+    density = 3.0
 
 
-def choose_head(kind: str, pmf: torch.Tensor) -> str:
-    """Head for a species that starts with the marginal pmf, float64 [limit + 1]: "categorical" or "spline".
+HEADS: dict[str, type[Head]] = {"categorical": CategoricalHead, "spline": SplineHead, "fine": FineSplineHead}
+_NARROW = 0.35  # standard deviation of sqrt(n) below which a large count needs the finer splines
+_LARGE = 15.0  # mean count from which this matters
+
+
+def choose_head(kind: str, pmf: torch.Tensor, fine: bool = False) -> str:
+    """Head for a species that starts with the marginal pmf, float64 [limit + 1]: "categorical", "spline" or "fine".
 
     Free logits up to a limit of 16; above it what was asked for. "auto" takes splines unless they cannot represent the
-    start at all, as for a large count that hardly ever changes.
+    start at all, as for a large count that hardly ever changes. fine: narrow laws of large counts get finer splines.
     """
     if pmf.shape[0] - 1 <= CATEGORICAL_LIMIT:
         return "categorical"
     if kind != "auto":
         return kind
+    root = torch.arange(pmf.shape[0], dtype=torch.float64).sqrt()
+    p = pmf.double().cpu()
+    mean = float(p @ root)
+    if fine and mean**2 > _LARGE and float(p @ (root - mean) ** 2) < _NARROW**2:
+        return "fine"
     head = SplineHead(1, pmf.shape[0] - 1, torch.float64)
     head.set_marginal(pmf)
     with torch.no_grad():

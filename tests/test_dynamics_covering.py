@@ -1,0 +1,135 @@
+"""Covering samples: systematic points hit every state as often as they should, and counting weights are unbiased."""
+
+import numpy as np
+import pytest
+import torch
+from solver_cases import all_states, model, random_network
+
+from hpcme.dynamics.covering import Cloud, Coverage, Sampler, systematic
+from hpcme.dynamics.enumeration import HostEnumeration
+from hpcme.dynamics.tangent import HeadParameters
+from hpcme.networks import support as supports
+from hpcme.networks.build import build_support
+
+
+def network_of(name, kind="basis", seed=0):
+    net = model(name)
+    order = list(range(net.S))[::-1]
+    support = build_support(net, order, 10**5, 2.0) if name == "closed" else supports.box(net.limits[order])
+    return net, random_network(kind, net.limits, order, support, seed=seed)
+
+
+def law(network, net):
+    states = all_states(net.limits)
+    with torch.no_grad():
+        p = network.log_prob(torch.from_numpy(states)).exp().numpy()
+    return states[p > 0], p[p > 0]
+
+
+def number(net, n):
+    """Every state's place in the box, int64 [N]."""
+    return np.ravel_multi_index(np.asarray(n).T, net.limits + 1)
+
+
+def fresh(seed, count=4096):
+    return torch.from_numpy(np.random.default_rng(seed).random(count))
+
+
+@pytest.mark.parametrize("name", ["closed", "driven", "toggle"])
+@pytest.mark.parametrize("points", [1.0, 37.0, 1000.0, 1e6, 1e9])
+def test_states_are_hit_floor_or_ceil_times(name, points):
+    net, network = network_of(name)
+    states, p = law(network, net)
+    where = dict(zip(number(net, states).tolist(), range(len(p)), strict=True))
+    for offset in (0.0, 0.123, 0.5, 0.999):
+        n, hits, logr = systematic(network, points, offset, 1.0, fresh(1))
+        rows = np.array([where[k] for k in number(net, n.numpy()).tolist()])
+        assert len(set(rows.tolist())) == len(rows)  # distinct
+        assert float(hits.sum()) == points
+        count = np.zeros(len(p))
+        count[rows] = hits.numpy()
+        slack = 1e-6 + 1e-12 * points
+        assert (count >= np.floor(points * p - slack)).all() and (count <= np.ceil(points * p + slack)).all()
+        assert (count[points * p >= 1.0 + slack] > 0).all()
+        with torch.no_grad():
+            np.testing.assert_allclose(logr.numpy(), network.log_prob(n).numpy(), atol=1e-10)
+
+
+def test_tempered_points_follow_the_flattened_conditionals():
+    net, network = network_of("closed")
+    n, hits, logr = systematic(network, 1e9, 0.3, 0.4, fresh(2))
+    np.testing.assert_allclose(hits.numpy() / 1e9, logr.exp().numpy(), atol=2e-9)
+    enumeration = HostEnumeration(net)
+    tree = Cloud(HeadParameters(network), enumeration, n, 0.0).tree
+    np.testing.assert_allclose(tree.log_prob(0.4)[1][: len(n)].numpy(), logr.numpy(), atol=1e-10)
+
+
+@pytest.mark.parametrize(("name", "temper"), [("closed", 1.0), ("driven", 1.0), ("closed", 0.5)])
+def test_inclusion_probability(name, temper):
+    net, network = network_of(name)
+    points, trials = 20.0, 3000
+    n, _, logr = systematic(network, 1e12, 0.5, temper, fresh(0))  # every state that matters, with its probability
+    where = dict(zip(number(net, n.numpy()).tolist(), range(len(n)), strict=True))
+    expected = np.minimum(1.0, points * logr.exp().numpy())
+    seen, random = np.zeros(len(n)), np.random.default_rng(5)
+    for _ in range(trials):
+        drawn, _, _ = systematic(network, points, random.random(), temper, torch.from_numpy(random.random(64)))
+        seen[[where[k] for k in number(net, drawn.numpy()).tolist()]] += 1
+    assert (seen[expected == 1.0] == trials).all()
+    error = np.sqrt(expected * (1 - expected) / trials)
+    # Counts of rare states are Poisson: one more than none is no error of the method.
+    assert (np.abs(seen / trials - expected) <= 4 * error + 2.0 / trials).all()
+
+
+@pytest.mark.parametrize(("name", "tail", "pushed"), [
+    ("closed", 0.3, 0.3), ("driven", 0.25, 0.25), ("toggle", 0.3, 0.2), ("closed", 0.0, 0.4), ("closed", 0.4, 0.0),
+    ("toggle", 0.0, 0.0),
+])  # fmt: skip
+@torch.no_grad()
+def test_weighted_sums_are_unbiased(name, tail, pushed):
+    net, network = network_of(name, seed=1)
+    parameters, enumeration = HeadParameters(network), HostEnumeration(net)
+    sampler = Sampler(parameters, enumeration, Coverage(30, tail, pushed, 0.5, 3))
+    for step in range(10):  # the number of points settles
+        sampler.draw(step, 0.2)
+    settled = dict(sampler.points)
+    states, p = law(network, net)
+    f = np.stack([np.ones(len(p)), states[:, 0].astype(float), states[:, 1].astype(float) ** 2])
+    found = []
+    for step in range(10, 410):
+        n, info = sampler.draw(step, 0.2)
+        cloud = Cloud(parameters, enumeration, n, 0.2)
+        cloud.weigh(info, sampler)
+        q = cloud.tree.log_prob().exp()[: cloud.D]
+        counts = n.double()
+        value = torch.stack([torch.ones_like(q), counts[:, 0], counts[:, 1] ** 2])
+        found.append((value @ (cloud.weight * q)).numpy())
+        certain = sampler.points["train"] * q >= 1.0 + 1e-9
+        if not tail:  # one part draws these, and it never misses them
+            assert bool((cloud.weight[certain] == 1.0).all())
+        else:
+            flat = sampler.points["tail"] * cloud.tree.log_prob(0.5)[1][: cloud.D].exp()
+            both = certain & (flat >= 1.0 + 1e-9)
+            assert torch.allclose(cloud.weight[both], torch.ones_like(q[both]), atol=1e-12)
+            assert bool((cloud.sampled[certain] == 0.0).all())
+    assert sampler.points == settled  # nothing below depends on how the number of points was found
+    found = np.array(found)
+    error = found.std(axis=0, ddof=1) / np.sqrt(len(found))
+    assert (np.abs(found.mean(axis=0) - f @ p) <= 4 * error + 1e-12).all()
+
+
+@torch.no_grad()
+def test_few_states_are_summed_exactly():
+    """With points enough for every state all weights are one, whichever parts draw them."""
+    net, network = network_of("closed")
+    parameters, enumeration = HeadParameters(network), HostEnumeration(net)
+    sampler = Sampler(parameters, enumeration, Coverage(2000, 0.25, 0.25, 0.5, 0))
+    n, info = sampler.draw(0, 0.0)
+    cloud = Cloud(parameters, enumeration, n, 0.0)
+    cloud.weigh(info, sampler)
+    states, _p = law(network, net)
+    assert cloud.D == len(states) == 91
+    assert torch.allclose(cloud.weight, torch.ones_like(cloud.weight), atol=1e-12)
+    q = cloud.tree.log_prob().exp()[: cloud.D]
+    assert float(q @ cloud.weight) == pytest.approx(1.0, abs=1e-12)
+    assert float(cloud.balance(cloud.tree.log_prob().exp()).sum()) == pytest.approx(0.0, abs=1e-12)
