@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _COUNTED = 2_000_000  # reachable states counted at most
 _CHECKED = 200_000  # reachable states whose propensities are all evaluated
 _SHOWN = 6  # switch times in the text
+_SCORES = 400_000_000  # bytes of the scores that scheme tdvp holds at once
 _COPIES = 6  # parameters, gradient, two moments of the optimiser, the frozen copy, the last motion
 
 
@@ -212,7 +213,7 @@ def cost(job: Job) -> dict[str, Any]:
     counts = int((net.limits + 1).sum())
     batch = rows * 8 * (3 * counts + 12 * net.S * job["network.width"] * job["network.depth"])
     tables = sum(value.numel() * value.element_size() for value in network.buffers())
-    return {
+    found = {
         "parameters": parameters,
         "bytes": _COPIES * size * parameters + 2 * tables + batch,
         "start_time": t0,
@@ -222,6 +223,10 @@ def cost(job: Job) -> dict[str, Any]:
         "epoch_seconds": seconds,
         "seconds_at_least": steps * job["solver.epochs"] * seconds,
     }
+    if job["solver.scheme"] == "tdvp":  # its steps follow the law, not the rates: nothing is known before the run
+        found |= {"steps": None, "epochs": None, "seconds_at_least": None}
+        found["bytes"] += 6 * 8 * parameters**2 + _SCORES
+    return found
 
 
 def _network(job: Job, pmfs):
@@ -278,6 +283,9 @@ def _job_text(job: Job, data: dict[str, Any]) -> list[str]:
         f"  network: {found['parameters']} parameters; memory at most about {bytes_text(found['bytes'])} "
         "a process beside the libraries'"
     )
+    if found["steps"] is None:
+        lines.append("  steps and time: scheme tdvp chooses its steps by solver.tolerance; progress shows an ETA")
+        return lines
     lines.append(
         f"  steps: about {found['steps']}, if the mean total propensity stayed the "
         f"{found['start_exit_rate']:.4g} that it is at the start "
