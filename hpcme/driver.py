@@ -22,7 +22,7 @@ from hpcme.dynamics.sampler import Shards
 from hpcme.dynamics.start import distance_to, fit, fit_heads, marginals
 from hpcme.dynamics.tdvp import Tdvp
 from hpcme.dynamics.timers import Timers
-from hpcme.errors import HpcmeError, InputError, NumericalError, OutputError
+from hpcme.errors import HpcmeError, NumericalError, OutputError
 from hpcme.exact.shorttime import short_time_law
 from hpcme.model.job import Job, load_job
 from hpcme.networks.build import build_network, enumerate_reachable, network_spec
@@ -36,6 +36,7 @@ Say = Callable[[str], None]
 
 
 _START_JUMPS = (3.0, 10.0, 30.0, 100.0)
+_CERTIFIED_ALL = 5000  # states up to which the certificate of a scheme that samples sums over all of them
 _START_TV = 1e-3  # total variation distance at which a start is good enough
 
 
@@ -185,24 +186,15 @@ def network_of(job: Job, pmfs: list[torch.Tensor]) -> dict[str, Any]:
 
 
 def _all_states(job: Job, world: World, say: Say) -> torch.Tensor | None:
-    """The reachable states where they are few enough to be summed over, int32 [M, S]; None else.
-
-    Raises InputError where a job insists on exact sums that are out of reach.
-    """
-    limit = job["sampling.exact_states"]
-    if job["sampling.exact"] is True:
-        limit = max(limit, job["network.support_states"])
-    states = enumerate_reachable(job.net, limit, job["time.end"])
-    if states is not None:
-        if job["solver.scheme"] == "tdvp" and job["sampling.exact"] is not False:
-            say(f"hpcme: {len(states)} states can be reached: sums over states are exact")
-        return torch.from_numpy(states).to(world.device)
-    if job["sampling.exact"] is True:
-        raise InputError(
-            f"sampling.exact = true, but more than {limit} states can be reached: leave it at \"auto\", or raise "
-            "sampling.exact_states."
-        )
-    return None
+    """The reachable states where they are few enough to be summed over, int32 [M, S]; None else."""
+    states = enumerate_reachable(job.net, job["sampling.exact_states"], job["time.end"])
+    if states is None:
+        return None
+    if job["solver.scheme"] == "tdvp" and job["sampling.exact"] is not False:
+        say(f"hpcme: {len(states)} states can be reached: sums over states are exact")
+    elif len(states) > _CERTIFIED_ALL:
+        return None
+    return torch.from_numpy(states).to(world.device)
 
 
 class _Start(NamedTuple):
@@ -225,7 +217,7 @@ def _start(job: Job, say: Say) -> _Start:
     trials = (wanted,)
     if wanted == "auto":
         trials = _START_JUMPS if job["solver.scheme"] == "tdvp" else _START_JUMPS[:1]
-    found = None
+    found = support = None
     for jumps in trials:
         began = time.perf_counter()
         t0, states, p, lost = short_time_law(
@@ -233,7 +225,8 @@ def _start(job: Job, say: Say) -> _Start:
         )
         pmfs = marginals(states, p, job.net.limits)
         spec = network_of(job, pmfs)
-        network = build_network(spec, job.net, seed=job["run.seed"])
+        network = build_network(spec, job.net, seed=job["run.seed"], support=support)
+        support = network.support  # the same for every trial
         network.set_marginals(pmfs)
         if job["solver.scheme"] == "tdvp":
             kl, tv = fit_heads(network, states, p)

@@ -15,7 +15,7 @@ of its local error in the Fisher norm (its square is twice a KL divergence), or 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -28,7 +28,7 @@ _MOST_KEPT = 2_000_000  # entries of a matrix that is kept from step to step
 _MOST_MATRICES = 3  # formed per stage
 _LEAP = 0.3  # largest first update from an extrapolated start, in the Fisher norm
 _LONGEST = 2.0  # longest Newton update, in the Fisher norm
-_RENEW = 0.6  # matrices are formed anew where updates shrink by less than this factor
+_RENEW = 0.6  # matrices are formed anew where an update is more than this share of the one before
 _MAX_STAGES = 200
 
 
@@ -41,7 +41,6 @@ class Outcome:
     evaluations: int
     matrices: int
     fit: float
-    times: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,8 @@ class Implicit(Integrator):
 
     def state(self) -> dict[str, torch.Tensor]:
         """What later steps depend on: the kept matrices."""
-        if self.kept is None:
-            return {}
+        if self.kept is None or sum(block.numel() for block in self.kept[0]) > _MOST_KEPT:
+            return {}  # large ones are not used again
         named = {f"S{i}": block for i, block in enumerate(self.kept[0])}
         return named | {f"K{i}": block for i, block in enumerate(self.kept[1])}
 
@@ -137,7 +136,7 @@ class Implicit(Integrator):
         # First-order solution inside: q + h A q_1. The filter by (S - gamma h K)^-1 keeps stiff directions from
         # ruling the estimate (Hosea and Shampine 1996).
         difference = self.blocks.solve(flow.project(GAMMA * h * (second - first)))
-        return Outcome(self.blocks.norm(difference), self.evaluations, self.matrices, math.nan, [t + h])
+        return Outcome(self.blocks.norm(difference), self.evaluations, self.matrices, math.nan)
 
     def _stage(
         self, flow: Flow, t: float, gh: float, b: torch.Tensor, anchor: torch.Tensor, fallback: torch.Tensor | None

@@ -147,7 +147,7 @@ class Tdvp:
         self.slope = (after - begin) / dt
         grow = min(_GROW, _SAFETY * math.sqrt(self.settings.tolerance / max(outcome.error, 1e-12)))
         self.h = max(dt * max(_SHRINK, grow), h if pieces == 1 and dt < h and not rejected else 0.0)
-        size = self.world.sum_(torch.tensor([float(cloud.D), float(cloud.states.shape[0])], dtype=torch.float64))
+        size = self.world.sum_(begin.new_tensor([float(cloud.D), float(cloud.states.shape[0])]))
         row = {
             "error": outcome.error, "fit": outcome.fit, "stages": evaluations, "iterations": matrices,
             "rejected": rejected, "distinct": int(size[0]), "evaluations": int(size[1]) * evaluations, "a0": exits,
@@ -186,6 +186,8 @@ class Tdvp:
         """Reachable states but those that have, all together and within h, a negligible probability: int32 [D, S]."""
         if self.every is None:
             self.every = StateTree(self.parameters, self.states)
+            self.links = None
+        if self.links is None or self.enumeration.net.time_dependent:
             row, _, y, rate = self.enumeration.inflow(self.states, t, t)
             index = self.enumeration.new_index()
             index.add(self.states)

@@ -322,7 +322,7 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
         )
     if isinstance(values["solver.dt"], float) and values["solver.dt"] <= 0.0:
         raise InputError(f'{where}: solver.dt = {values["solver.dt"]!r} must be > 0 or "auto"')
-    _choose(values, net)
+    _choose(values, net, where)
     _check_shares(values, where)
     if values["sampling.samples"] < 2 * values["sampling.shards"]:
         raise InputError(
@@ -332,10 +332,18 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
     return values
 
 
-def _choose(values: dict[str, Any], net: ReactionNetwork) -> None:
+def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
     """Give the keys that were left at "auto" their values where these depend on the job alone."""
-    if values["solver.scheme"] == "auto":
-        values["solver.scheme"] = "tdvp" if _few_states(values, net) else "projection"
+    insists = values["sampling.exact"] is True
+    if values["solver.scheme"] == "auto" or insists:
+        few = _few_states(values, net, net.S if insists else _TDVP_SPECIES)
+        if insists and not few:
+            raise InputError(
+                f"{where}: sampling.exact = true, but more than sampling.exact_states = "
+                f'{values["sampling.exact_states"]} states can be reached: leave it at "auto", or raise exact_states.'
+            )
+        if values["solver.scheme"] == "auto":
+            values["solver.scheme"] = "tdvp" if few else "projection"
     tdvp = values["solver.scheme"] == "tdvp"
     kind = values["network.kind"]
     if kind == "auto":
@@ -353,13 +361,18 @@ def _choose(values: dict[str, Any], net: ReactionNetwork) -> None:
     for key, value in chosen.items():
         if values[key] == "auto":
             values[key] = value
+    if values["network.kind"] == "basis" and values["network.depth"] != 1:
+        raise InputError(
+            f'{where}: network.depth = {values["network.depth"]} goes with kind "gru" and "made" only; "basis" has one '
+            "layer of hidden units. Leave it out, or name another network.kind."
+        )
 
 
-def _few_states(values: dict[str, Any], net: ReactionNetwork) -> bool:
-    """Whether scheme tdvp can sum over all reachable states of a network of few species, which is where it is best."""
+def _few_states(values: dict[str, Any], net: ReactionNetwork, species: int) -> bool:
+    """Whether all reachable states can be summed over, in a network of up to so many species."""
     from hpcme.networks.build import enumerate_reachable
 
-    if net.S > _TDVP_SPECIES or values["sampling.exact"] is False:
+    if values["sampling.exact"] is False or species < net.S:
         return False
     return enumerate_reachable(net, values["sampling.exact_states"], values["time.end"] or 1.0) is not None
 
