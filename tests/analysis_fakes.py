@@ -124,3 +124,16 @@ def trajectory_run(folder, number=4000, times=TIMES, seed=1):
     rng = np.random.default_rng(seed)
     samples = np.array([rng.poisson(means(t), (number, 2)) for t in times], dtype=np.int32)
     return open_run(write_ssa_run(folder, identity(), times, samples, np.ones(number, dtype=np.int64)))
+
+
+SHIFT = 1.1  # the wrong networks' means are this much too large
+
+
+def four_runs(folder):
+    """Runs without certificates: a good network, a wrong one (means 10 % too large), the exact run, trajectories."""
+    return {
+        "good": network_run(folder / "good", [product_law(means(t)) for t in TIMES]),
+        "wrong": network_run(folder / "wrong", [product_law(SHIFT * means(t)) for t in TIMES]),
+        "exact": exact_run(folder / "exact"),
+        "ssa": trajectory_run(folder / "ssa"),
+    }

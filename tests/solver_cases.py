@@ -10,6 +10,7 @@ import torch
 from hpcme import load_job
 from hpcme.driver import prepare, shards_of
 from hpcme.dynamics.evolve import Evolution
+from hpcme.exact.fsp import solve_fsp
 from hpcme.model.reader import load_model_text
 from hpcme.networks import support as supports
 from hpcme.networks.basis import Basis
@@ -142,3 +143,18 @@ def random_network(kind: str, limits, order, support=None, *, depth: int = 1, he
         for parameter in network.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
     return network
+
+
+def exact(net, t):
+    """Exact law with reflecting limits at time t: states int32 [M, S], p float64 [M]."""
+    solution = solve_fsp(net, [t], reflecting=True)
+    return solution.states, solution.p[-1]
+
+
+def total_variation(network, net, t):
+    """Joint total variation distance of a network to the exact law; the reachable states must hold all of q."""
+    states, p = exact(net, t)
+    with torch.no_grad():
+        q = network.log_prob(torch.from_numpy(states)).exp().numpy()
+    assert abs(q.sum() - 1) < 1e-10
+    return 0.5 * float(np.abs(q - p).sum())

@@ -9,7 +9,18 @@ import json
 import h5py
 import numpy as np
 import pytest
-from analysis_fakes import NET, TIMES, certificate, exact_run, means, network_run, product_law, trajectory_run
+from analysis_fakes import (
+    NET,
+    SHIFT,
+    TIMES,
+    certificate,
+    exact_run,
+    four_runs,
+    means,
+    network_run,
+    product_law,
+    trajectory_run,
+)
 from cli_helpers import call
 
 from hpcme.analysis.compare import compare
@@ -17,8 +28,6 @@ from hpcme.analysis.statistics import PARTS, stats_table
 from hpcme.cli.query import at_most
 from hpcme.model.reader import load_model_text
 from hpcme.store.layout import SERIES
-
-SHIFT = 1.1  # the wrong networks' means are this much too large
 
 
 def wrong_tv(t):
@@ -32,14 +41,7 @@ def _csv(text: str) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs without certificates: a good network, a wrong one, the exact run, trajectories."""
-    folder = tmp_path_factory.mktemp("runs")
-    return {
-        "good": network_run(folder / "good", [product_law(means(t)) for t in TIMES]),
-        "wrong": network_run(folder / "wrong", [product_law(SHIFT * means(t)) for t in TIMES]),
-        "exact": exact_run(folder / "exact"),
-        "ssa": trajectory_run(folder / "ssa"),
-    }
+    return four_runs(tmp_path_factory.mktemp("runs"))
 
 
 # ---- in files and statistics ----

@@ -6,15 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from analysis_fakes import NET, STATES, TIMES, exact_run, means, network_run, product_law, trajectory_run
+from analysis_fakes import NET, SHIFT, STATES, TIMES, exact_run, four_runs, means, network_run, product_law
 from scipy.stats import poisson
 
 from hpcme.analysis.compare import compare
 from hpcme.errors import InputError
 from hpcme.model.reader import load_model_text
 from hpcme.store.reader import open_run
-
-SHIFT = 1.1  # the networks' means are this much too large
 
 
 def hellinger_poisson(a, b):
@@ -27,14 +25,7 @@ def kl_poisson(a, b):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A good network, a wrong one (means 10 % too large), the exact run, trajectories."""
-    folder = tmp_path_factory.mktemp("runs")
-    return {
-        "good": network_run(folder / "good", [product_law(means(t)) for t in TIMES]),
-        "wrong": network_run(folder / "wrong", [product_law(SHIFT * means(t)) for t in TIMES]),
-        "exact": exact_run(folder / "exact"),
-        "ssa": trajectory_run(folder / "ssa"),
-    }
+    return four_runs(tmp_path_factory.mktemp("runs"))
 
 
 def check_wrong_against_truth(found, tolerance=1e-6):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from solver_cases import MODELS, all_states, evolution_of, job_of, model
+from solver_cases import MODELS, all_states, evolution_of, exact, job_of, model, total_variation
 
 from hpcme import load_job
 from hpcme.dynamics.losses import LOSSES
@@ -14,21 +14,6 @@ from hpcme.dynamics.target import Target
 from hpcme.errors import InputError, NumericalError
 from hpcme.exact.fsp import solve_fsp
 from hpcme.kernels.neighbours import outflow
-
-
-def exact(net, t):
-    """Exact law with reflecting limits: states, p."""
-    solution = solve_fsp(net, [t], reflecting=True)
-    return solution.states, solution.p[-1]
-
-
-def total_variation(network, net, t):
-    states, p = exact(net, t)
-    with torch.no_grad():
-        q = network.log_prob(torch.from_numpy(states)).exp().numpy()
-    assert abs(q.sum() - 1) < 1e-10  # the reachable states hold all of q
-    return 0.5 * np.abs(q - p).sum()
-
 
 # ---- gradients -------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from solver_cases import all_states, evolution_of, job_of, model, random_network
+from solver_cases import all_states, evolution_of, job_of, model, random_network, total_variation
 
 from hpcme import load_job
 from hpcme.dynamics import flow as flow_module
@@ -14,7 +14,7 @@ from hpcme.dynamics.integrators import INTEGRATORS, Settings
 from hpcme.dynamics.start import fit_heads
 from hpcme.dynamics.tangent import HeadParameters
 from hpcme.errors import NumericalError
-from hpcme.exact.fsp import build_generator, solve_fsp
+from hpcme.exact.fsp import build_generator
 from hpcme.model.builder import ModelBuilder
 from hpcme.networks.build import build_support
 from hpcme.parallel.world import World
@@ -163,19 +163,6 @@ def test_integrators_are_of_order_two(name, driven, monkeypatch):
 
 
 # ---- whole runs ------------------------------------------------------------------------------------------------
-
-
-def exact(net, t):
-    solution = solve_fsp(net, [t], reflecting=True)
-    return solution.states, solution.p[-1]
-
-
-def total_variation(network, net, t):
-    """Joint total variation distance to the exact law with reflecting limits; what q has elsewhere counts."""
-    states, p = exact(net, t)
-    with torch.no_grad():
-        q = network.log_prob(torch.from_numpy(states)).exp().numpy()
-    return 0.5 * float(np.abs(q - p).sum() + max(0.0, 1.0 - q.sum()))
 
 
 def tdvp_job(source, end, **overrides):
