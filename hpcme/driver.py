@@ -17,6 +17,7 @@ import torch
 from hpcme.dynamics.certificate import Certificate
 from hpcme.dynamics.enumeration import make_enumeration
 from hpcme.dynamics.evolve import Evolution, Progress
+from hpcme.dynamics.exponential import Exponential
 from hpcme.dynamics.projection import Projection
 from hpcme.dynamics.sampler import Shards
 from hpcme.dynamics.start import distance_to, fit, fit_heads, marginals
@@ -160,7 +161,11 @@ def prepare(
     recorder = Recorder(job, world, writer, spec, shards)
     states = _all_states(job, world, say)
     if job["solver.scheme"] == "tdvp":
-        scheme = Tdvp(network, enumeration, world, job, states if job["sampling.exact"] is not False else None)
+        summed = states if job["sampling.exact"] is not False else None
+        if summed is not None and job["solver.integrator"] in ("auto", "exponential"):
+            scheme = Exponential(network, job.net, world, summed, job)
+        else:
+            scheme = Tdvp(network, enumeration, world, job, summed)
     else:
         scheme = Projection(network, enumeration, shards, world, job, timers)
     certificate = Certificate(network, enumeration, world, shards=shards, states=states)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from hpcme.dynamics.certificate import DELTA, Certificate
+from hpcme.dynamics.exponential import Exponential
 from hpcme.dynamics.projection import Projection
 from hpcme.dynamics.tdvp import Tdvp
 from hpcme.dynamics.timers import Timers
@@ -42,7 +43,7 @@ class Evolution:
     """
 
     def __init__(
-        self, job, scheme: Projection | Tdvp, certificate: Certificate, world: World, recorder, timers: Timers
+        self, job, scheme: Projection | Tdvp | Exponential, certificate: Certificate, world: World, recorder, timers: Timers
     ) -> None:
         self.job, self.scheme, self.certificate, self.world = job, scheme, certificate, world
         self.recorder, self.timers = recorder, timers
@@ -137,7 +138,10 @@ class Evolution:
         self.t = stop if landed else self.t + result.dt
         self.step += 1
         with self.timers("certificate"):
-            defect = self.certificate.step(self.t, self.scheme.flat())
+            if result.defect is None:
+                defect = self.certificate.step(self.t, self.scheme.flat())
+            else:
+                defect = self.certificate.add(self.t, result.defect)
         return {
             "step": self.step, "t": self.t, "dt": result.dt, **result.row, "leak": result.leak, "lost": self.lost,
             "defect": defect, "certificate": self.certificate.bound(self.lost), "wall": time.perf_counter() - began,

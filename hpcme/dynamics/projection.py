@@ -16,9 +16,9 @@ import torch
 from hpcme.dynamics.enumeration import Enumeration
 from hpcme.dynamics.losses import LOSSES
 from hpcme.dynamics.sampler import FlatNetwork, Shards
+from hpcme.dynamics.scheme import Advance
 from hpcme.dynamics.steplength import StepLength
 from hpcme.dynamics.target import Target
-from hpcme.dynamics.tdvp import Advance
 from hpcme.dynamics.timers import Timers
 from hpcme.errors import NumericalError
 from hpcme.networks.base import VAN, Draw

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from hpcme.dynamics.likelihood import fit_conditionals
 from hpcme.dynamics.sampler import FlatNetwork
 from hpcme.dynamics.streams import generator
 from hpcme.dynamics.tangent import HeadParameters, StateTree
@@ -20,7 +21,7 @@ from hpcme.networks.base import VAN
 
 _BATCH = 2048  # states per epoch where the law has more
 _STOP = 1e-7  # KL(p || q) at which the fit is good enough to stop early
-_UNSEEN = 1e-5  # parameters that carry less probability than this are damped as if they carried it
+_PULL = 1e-9  # on parameters that the start does not determine
 _RATE, _DECAY = 1e-2, 0.02  # Adam's step size at the first epoch, and its last as a fraction of it
 
 
@@ -83,9 +84,7 @@ def fit_heads(network: VAN, states: np.ndarray, p: np.ndarray, *, iterations: in
     """Fit the heads of a network to a tabulated law by Newton's method, in place (the hidden part stays).
 
     states int32 [M, S], p float64 [M] (normalised here). Returns KL(p || q) and the total variation distance, summed
-    exactly over the states (what q has elsewhere counts in the distance). Every conditional is an exponential family
-    in its head's parameters, so each fit is convex and they do not depend on one another: the Hessian is the sum over
-    prefixes of [1, h][1, h]^T (x) Cov_q(phi). Levenberg-Marquardt damping guards the first steps.
+    exactly over the states (what q has elsewhere counts in the distance). See `hpcme.dynamics.likelihood`.
     """
     parameters = HeadParameters(network)
     n, weight = torch.from_numpy(states).to(network.device), torch.from_numpy(p / p.sum()).to(network.device)
@@ -93,8 +92,7 @@ def fit_heads(network: VAN, states: np.ndarray, p: np.ndarray, *, iterations: in
     tree = StateTree(parameters, n[seen])
     weight = weight[seen]
     entropy = -float(weight @ weight.log())
-    for i in range(network.S):
-        _fit_head(parameters, tree, weight, i, iterations)
+    fit_conditionals(parameters, tree, weight, pull=_PULL, accuracy=1e-2 * _STOP, iterations=iterations)
     return -float(weight @ tree.log_prob()) - entropy, distance_to(network, states, p)
 
 
@@ -103,27 +101,3 @@ def distance_to(network: VAN, states: np.ndarray, p: np.ndarray) -> float:
     """Total variation distance of a network and a tabulated law; what the network has elsewhere counts."""
     q = network.log_prob(torch.from_numpy(states).to(network.device)).exp().cpu().numpy()
     return 0.5 * float(np.abs(q - p / p.sum()).sum() + max(0.0, 1.0 - q.sum()))
-
-
-def _fit_head(parameters: HeadParameters, tree: StateTree, p: torch.Tensor, i: int, iterations: int) -> None:
-    """Newton's method for one conditional; parameters that the law does not determine stay where they were."""
-    prefix = torch.zeros(tree.hidden[i].shape[0], dtype=torch.float64, device=p.device).index_add_(0, tree.rows[i], p)
-    theta = parameters.get()
-    loss, gradient, hessian = tree.conditional_fit(i, theta, p, prefix)
-    damping = 1e-3
-    for _ in range(iterations):
-        diagonal = hessian.diagonal()
-        d = torch.linalg.solve(hessian + torch.diag(damping * (diagonal + _UNSEEN) + 1e-9), gradient)
-        trial = theta.clone()
-        trial[parameters.slice(i)] += d
-        new, new_gradient, new_hessian = tree.conditional_fit(i, trial, p, prefix)
-        if not new < loss:
-            if damping > 1e8 or (float(gradient @ d) < _STOP * 1e-3 and damping < 1e-3):
-                break
-            damping *= 10.0
-            continue
-        gain, damping = loss - new, max(1e-7, damping * 0.2)
-        theta, loss, gradient, hessian = trial, new, new_gradient, new_hessian
-        if gain < 1e-2 * _STOP and damping < 1e-3:
-            break
-    parameters.set(theta)

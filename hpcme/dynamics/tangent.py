@@ -71,6 +71,7 @@ class StateTree:
         self.masks: list[torch.Tensor | None] = []
         self.features = [f if f is None else f.double() for f in (head.features() for head in network.heads)]
         self.bases = [head.base.double() for head in network.heads]
+        self._overlaps = [_overlaps(phi, len(base)) for phi, base in zip(self.features, self.bases, strict=True)]
         for i, limit in enumerate(network.limits):
             h = network.hidden(i, carry).double()
             self.rows.append(row)
@@ -150,17 +151,31 @@ class StateTree:
         mean = q if phi is None else q @ phi.T
         mass = torch.zeros(logp.numel(), dtype=torch.float64, device=p.device).index_add_(0, at, p).view(logp.shape)
         first = mass if phi is None else mass @ phi.T
-        h, K = self.hidden[i], mean.shape[1]
+        h = self.hidden[i]
         gradient = (h.T @ (first - prefix[:, None] * mean)).reshape(-1)
-        hessian = torch.zeros(h.shape[1] ** 2, K * K, dtype=torch.float64, device=p.device)
-        for part in torch.arange(h.shape[0], device=p.device).split(max(1, 4_000_000 // (h.shape[1] ** 2 + K * K))):
-            second = torch.diag_embed(q[part]) if phi is None else torch.einsum("kn,un,ln->ukl", phi, q[part], phi)
-            second = (second - mean[part][:, :, None] * mean[part][:, None, :]) * prefix[part][:, None, None]
-            pairs = (h[part][:, :, None] * h[part][:, None, :]).reshape(len(part), -1)
-            hessian += pairs.T @ second.reshape(len(part), -1)
-        size = h.shape[1] * K
-        hessian = hessian.view(h.shape[1], h.shape[1], K, K).permute(0, 2, 1, 3).reshape(size, size)
-        return loss, gradient, hessian
+        return loss, gradient, self._fisher(i, prefix, q, mean)
+
+    def _fisher(self, i: int, prefix: torch.Tensor, q: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        """sum over prefixes of weight [1, h][1, h]^T (x) Cov_q(phi), float64 [P_i, P_i]: weights prefix [U], laws
+        q [U, counts] of the conditional, means of its features [U, K]."""
+        h, phi, (G, K) = self.hidden[i], self.features[i], (self.hidden[i].shape[1], mean.shape[1])
+        # Splines overlap with few others: only these products have a second moment.
+        k, l = self._overlaps[i]
+        products = None if phi is None else (phi[k] * phi[l]).T
+        a, b = torch.triu_indices(G, G, device=h.device)
+        moments = torch.zeros(len(a), len(k), dtype=torch.float64, device=h.device)
+        minus = torch.zeros(G * K, G * K, dtype=torch.float64, device=h.device)
+        for part in torch.arange(h.shape[0], device=h.device).split(max(1, 8_000_000 // (G * (G + K)))):
+            second = q[part] if products is None else q[part] @ products
+            moments += (h[part][:, a] * h[part][:, b]).T @ (second * prefix[part, None])
+            root = (h[part] * prefix[part, None].clamp_min(0.0).sqrt())[:, :, None] * mean[part][:, None, :]
+            root = root.reshape(len(part), -1)
+            minus += root.T @ root
+        out = torch.zeros(G, K, G, K, dtype=torch.float64, device=h.device)
+        for first, second in ((a, b), (b, a)):
+            out[first[:, None], k, second[:, None], l] = moments
+            out[first[:, None], l, second[:, None], k] = moments
+        return out.view(G * K, G * K) - minus
 
     def scores(self, i: int, states: slice | torch.Tensor) -> torch.Tensor:
         """Scores of conditional i, float64 [M, P_i], at some of the states (after `log_prob`)."""
@@ -175,3 +190,11 @@ class StateTree:
     def _logits(self, i: int, block: torch.Tensor) -> torch.Tensor:
         natural = self.hidden[i] @ block
         return natural if self.features[i] is None else natural @ self.features[i]
+
+
+def _overlaps(phi: torch.Tensor | None, counts: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs k <= l of features whose product does not vanish everywhere, int64 [pairs] each."""
+    if phi is None:
+        every = torch.arange(counts)
+        return every, every
+    return torch.triu((phi.abs() @ phi.abs().T) > 0.0).nonzero(as_tuple=True)

@@ -7,7 +7,6 @@ or shorten by the local error in the Fisher norm, and look at the divergence of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from hpcme.dynamics.covering import MANY, NEGLIGIBLE, NEGLIGIBLE_OF_MANY, Cloud,
 from hpcme.dynamics.enumeration import Enumeration
 from hpcme.dynamics.flow import Flow
 from hpcme.dynamics.integrators import INTEGRATORS, Settings
+from hpcme.dynamics.scheme import Advance
 from hpcme.dynamics.tangent import HeadParameters, StateTree
 from hpcme.errors import NumericalError
 from hpcme.networks.base import VAN
@@ -49,15 +49,6 @@ def settings_of(job) -> Settings:
     return Settings(job["solver.tolerance"], relative, ridge)
 
 
-@dataclass
-class Advance:
-    """One accepted step of a scheme. dt: its length; row: numbers for the series; leak: rate of leaving the limits."""
-
-    dt: float
-    leak: float
-    row: dict[str, float]
-
-
 class Tdvp:
     """Owns the network and the step size; `advance` takes one step."""
 
@@ -71,9 +62,10 @@ class Tdvp:
         self.coupled = self.parameters.size <= job["solver.coupled"]
         name = job["solver.integrator"]
         if name == "auto":
-            name = "implicit" if self.coupled else "heun"
+            name = "implicit" if self.coupled else "heun"  # of sampled sums; exact ones are `exponential`'s
         self.integrator = INTEGRATORS[name](self.settings)
         self.end = float(job.report_times[-1])
+        self.longest = math.inf if job["solver.dt"] == "auto" else job["solver.dt"]
         self.h = 0.0  # next step, 0: not chosen yet
         self.slope: torch.Tensor | None = None  # d theta / dt over the last step
         self.states = states
@@ -118,7 +110,7 @@ class Tdvp:
     def advance(self, step: int, t: float, rest: float) -> Advance:
         """One step from t, at most to t + rest. Raises NumericalError when no step works; the law is then as before."""
         begin = self.parameters.get()
-        h = self.h or self._first_step(t, rest)
+        h = min(self.h or self._first_step(t, rest), self.longest)
         cloud, leak, exits = self._cloud(step, t, h)
         flow = Flow(cloud, self.parameters, self.world, self.coupled)
         before = cloud.tree.log_prob()[: cloud.D]

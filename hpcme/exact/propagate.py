@@ -128,6 +128,11 @@ class Propagator:
         self._dense: dict[float, np.ndarray] = {}
         # Chebyshev step in units of 1 / rate, adapted on the way; the walk by uniformisation where it does
         # not pay.
+        self.restart(0.0)
+
+    def restart(self, t: float) -> None:
+        """Forget what earlier calls of `advance` taught: the next result depends on its arguments alone. The rates are
+        constant, so the time t says nothing here."""
         self._step, self._walk, self._since_failure = 1024.0, _FIRST_WALK, 6
 
     def _cheapest(self, total_time: float, steps: int) -> str:

@@ -211,6 +211,10 @@ class TimeDependentPropagator:
         if find_bad(self._a)[0] >= 0:
             check_rates(self.space, np.array([t]))
 
+    def restart(self, t: float) -> None:
+        """Go on from time t as if there had been no steps before."""
+        self.t, self._step = t, None
+
     def advance(
         self, p: np.ndarray, dt: float, progress: Callable[[float], None] | None = None
     ) -> np.ndarray:

@@ -22,7 +22,6 @@ from hpcme.errors import InputError, did_you_mean
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.reader import load_model, load_model_text, nearby
 
-_TDVP_SPECIES = 6
 MODEL_SUFFIXES = (".toml",)
 
 
@@ -69,15 +68,15 @@ KEYS: dict[str, Key] = {
     "solver.scheme": Key(
         "word",
         "auto",
-        'time-stepping scheme; "auto": tdvp for up to six species whose states can be summed over, else projection',
+        'time-stepping scheme; "auto": tdvp where all reachable states can be summed over, else projection',
         words=("auto", "tdvp", "projection"),
     ),
     "solver.tolerance": Key("float", 0.05, "tdvp: local error per step in the Fisher norm", low=1e-9, high=1.0),
     "solver.integrator": Key(
         "word",
         "auto",
-        'tdvp: "auto" is implicit, or heun where the network has more parameters than solver.coupled',
-        words=("auto", "implicit", "ros2", "rkc2", "heun"),
+        'tdvp: "auto" is exponential where sums are exact; else implicit, or heun beyond solver.coupled parameters',
+        words=("auto", "exponential", "implicit", "ros2", "rkc2", "heun"),
     ),
     "solver.damping": Key("float", "auto", "tdvp: damping as a share of the Fisher diagonal", low=0.0, high=1.0),
     "solver.ridge": Key(
@@ -96,7 +95,7 @@ KEYS: dict[str, Key] = {
     ),
     "solver.loss": Key("word", "kl", "what the projection minimises", words=("kl", "l2", "hellinger")),
     "solver.order": Key("int", 2, "Taylor order of the target: 1 is the paper's explicit Euler", low=1, high=4),
-    "solver.dt": Key("float", "auto", 'largest time step, or "auto": jumps / E[a0]', low=0.0),
+    "solver.dt": Key("float", "auto", 'largest time step; "auto": jumps / E[a0], with tdvp any', low=0.0),
     "solver.jumps": Key("float", 0.5, "expected transitions per automatic step", low=1e-6, high=1e3),
     "solver.epochs": Key("int", 20, "gradient steps per time step", low=1, high=1_000_000),
     "solver.learning_rate": Key("float", 0.01, "Adam's step size at the start of a time step", low=0.0, high=10.0),
@@ -334,13 +333,16 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
 
 def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
     """Give the keys that were left at "auto" their values where these depend on the job alone."""
-    insists = values["sampling.exact"] is True
+    insists = [f"{key} = {word}" for key, word in _EXACT.items() if json.dumps(values[key]) == word]
     if values["solver.scheme"] == "auto" or insists:
-        few = _few_states(values, net, net.S if insists else _TDVP_SPECIES)
+        few = _few_states(values, net)
         if insists and not few:
+            reason = f"more than sampling.exact_states = {values['sampling.exact_states']} states can be reached"
+            if values["sampling.exact"] is False:
+                reason = "sampling.exact = false"
             raise InputError(
-                f"{where}: sampling.exact = true, but more than sampling.exact_states = "
-                f'{values["sampling.exact_states"]} states can be reached: leave it at "auto", or raise exact_states.'
+                f'{where}: {insists[0]} needs sums over all reachable states, but {reason}: leave both at "auto", or '
+                "raise sampling.exact_states."
             )
         if values["solver.scheme"] == "auto":
             values["solver.scheme"] = "tdvp" if few else "projection"
@@ -368,11 +370,15 @@ def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
         )
 
 
-def _few_states(values: dict[str, Any], net: ReactionNetwork, species: int) -> bool:
-    """Whether all reachable states can be summed over, in a network of up to so many species."""
+#: Settings that need sums over all reachable states.
+_EXACT = {"sampling.exact": "true", "solver.integrator": '"exponential"'}
+
+
+def _few_states(values: dict[str, Any], net: ReactionNetwork) -> bool:
+    """Whether all reachable states can be summed over."""
     from hpcme.networks.build import enumerate_reachable
 
-    if values["sampling.exact"] is False or species < net.S:
+    if values["sampling.exact"] is False:
         return False
     return enumerate_reachable(net, values["sampling.exact_states"], values["time.end"] or 1.0) is not None
 

@@ -11,6 +11,7 @@ import torch
 from solver_cases import evolution_of, job_of
 
 from hpcme.driver import shards_of, solve
+from hpcme.dynamics.exponential import Exponential
 from hpcme.dynamics.projection import Projection
 from hpcme.dynamics.sampler import owned_range
 from hpcme.errors import InputError, NumericalError
@@ -28,7 +29,8 @@ def small_job(kind: str = "gru", loss: str = "kl", **overrides):
 
 #: Jobs of the scheme tdvp: sums over all states, sampled ones, and conditionals that are solved one by one.
 TDVP = {
-    "exact": {"sampling__exact": True},
+    "exponential": {"sampling__exact": True, "solver__dt": 0.1},
+    "exact": {"sampling__exact": True, "solver__integrator": "implicit"},
     "sampled": {"sampling__exact": False},
     "uncoupled": {"sampling__exact": False, "solver__coupled": 0},
 }
@@ -71,6 +73,9 @@ class Watched:
 
     def _watch_tdvp(self) -> None:
         scheme = self.evolution.scheme
+        if isinstance(scheme, Exponential):  # every step looks at all states
+            self.surveys.append(scheme.tree.x.numpy()[:, scheme.network.position])
+            return
         cloud_of = scheme._cloud
 
         def watch(step, t, h):
@@ -150,15 +155,22 @@ def test_a_job_of_tdvp_does_not_depend_on_the_number_of_ranks(world, case):
     if world.main:
         assert np.array_equal(np.concatenate(gathered), alone.surveys[0])
 
-    for name in ("t", "a0", "leak"):
-        assert np.allclose(here.column(name), alone.column(name), rtol=1e-9, atol=0.0), name
+    for name in ("t", "a0", "leak"):  # a leak of 1e-11 comes from counts whose probability is known to 1e-15
+        assert np.allclose(here.column(name), alone.column(name), rtol=1e-9, atol=1e-15), name
     # The certificate differentiates by differences of 1e-7 or so: rounding of 1e-16 is 1e-9 in a rate, and the bound
     # is a small difference of rates.
     assert np.allclose(here.column("certificate"), alone.column("certificate"), rtol=1e-6, atol=0.0)
     for name in ("distinct", "stages", "rejected"):
         assert np.array_equal(here.column(name), alone.column(name)), name
-    assert np.linalg.norm(theta - expected) <= 1e-9 * np.linalg.norm(expected)
-    assert np.abs(theta - expected).max() <= 1e-9 * np.abs(expected).max()
+    if case == "exponential":
+        # Its fits leave directions that do not move the law (a constant added to all logits) to rounding.
+        n = torch.from_numpy(alone.surveys[0]).int()
+        laws = [run.evolution.scheme.network.log_prob(n).exp() for run in (here, alone)]
+        assert float((laws[0] - laws[1]).abs().sum()) <= 1e-9
+        assert np.linalg.norm(theta - expected) <= 1e-5 * np.linalg.norm(expected)
+    else:
+        assert np.linalg.norm(theta - expected) <= 1e-9 * np.linalg.norm(expected)
+        assert np.abs(theta - expected).max() <= 1e-9 * np.abs(expected).max()
     assert np.linalg.norm(theta - start[0]) > 1e-3 * np.linalg.norm(theta)  # they were 20 steps, not none
 
 
