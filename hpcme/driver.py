@@ -169,7 +169,9 @@ def prepare(
     else:
         scheme = Projection(network, enumeration, shards, world, job, timers)
     certificate = Certificate(network, enumeration, world, shards=shards, states=states)
-    evolution = Evolution(job, scheme, certificate, world, recorder, timers)
+    evolution = Evolution(
+        job, scheme, certificate, world, recorder, timers, lambda line: say(f"hpcme: warning: {line}")
+    )
     if checkpoint is not None:
         evolution.restore(checkpoint[1])
         say(f"hpcme: continuing at step {evolution.step}, t = {evolution.t:g}")

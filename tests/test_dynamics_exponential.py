@@ -108,7 +108,7 @@ def test_a_network_that_cannot_hold_the_law_says_so_and_stays(monkeypatch):
     monkeypatch.setattr(module, "_HOPELESS", 1e-9)
     evolution = evolution_of(tdvp_job("toggle", 1.0))
     before, t = evolution.scheme.flat().clone(), evolution.t
-    with pytest.raises(NumericalError, match="cannot hold the law .* total variation distance of .*network.width"):
+    with pytest.raises(NumericalError, match=r"cannot hold the law .* total variation distance of .*network.width"):
         evolution.run()
     assert torch.equal(evolution.scheme.flat(), before) and evolution.t == t and evolution.step == 0
 
@@ -127,9 +127,9 @@ def test_steps_are_shortened_where_the_law_moves_far(monkeypatch):
 
 
 def test_exact_sums_out_of_reach_are_refused():
-    with pytest.raises(InputError, match="solver.integrator = .exponential. needs sums over all reachable states"):
+    with pytest.raises(InputError, match=r"solver\.integrator = .exponential. needs sums over all reachable states"):
         tdvp_job("toggle", 1.0, solver__integrator="exponential", sampling__exact_states=1000)
-    with pytest.raises(InputError, match="but sampling.exact = false"):
+    with pytest.raises(InputError, match=r"but sampling\.exact = false"):
         tdvp_job("toggle", 1.0, solver__integrator="exponential", sampling__exact=False)
 
 

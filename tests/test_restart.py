@@ -134,7 +134,7 @@ def resumptions(folder: Path) -> int:
 
 
 def kill_at(process: subprocess.Popen, run: Path, step: int, pause: float, whom: str, resumed: int) -> bool:
-    """Kill a run `pause` seconds after it made `step` safe and said for the time number `resumed` that it went on; False
+    """Kill a run `pause` seconds after it made `step` safe and said that it went on `resumed` times; False
     when it ended before."""
     while last_step(run) < step or resumptions(run) < resumed:
         if process.poll() is not None:

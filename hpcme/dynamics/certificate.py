@@ -37,7 +37,7 @@ DELTA = 1e-3  # probability that a sampled bound fails
 _PILOT = 4  # one sample in so many, of a stream of its own, decides which path a step takes
 _LARGEST = 1e100  # parameters up to here cannot overflow inside a network
 _MASS = 1e-9  # a table of all states holds all of q up to this
-_NUMBERS = ("t", "before", "steps", "start", "path", "sampling", "drawn", "first", "second", "widest")
+_NUMBERS = ("t", "before", "steps", "start", "path", "sampling", "timing", "drawn", "first", "second", "widest")
 
 
 class _Path(NamedTuple):
@@ -97,7 +97,7 @@ class Certificate:
         self.t, self.before = math.nan, math.nan  # times of the two newest points of the path, and their parameters
         self.now: torch.Tensor | None = None
         self.previous: torch.Tensor | None = None
-        self.steps, self.start, self.path, self.sampling = 0, 0.0, 0.0, 0.0
+        self.steps, self.start, self.path, self.sampling, self.timing = 0, 0.0, 0.0, 0.0, math.nan
         # Of all samples x so far (see _confidence): number, sum of x, of x^2, range of x.
         self.drawn, self.first, self.second, self.widest = 0, 0.0, 0.0, 0.0
 
@@ -108,12 +108,16 @@ class Certificate:
 
     @property
     def parts(self) -> dict[str, float]:
-        """What adds up to the bound: "start", "path" (the integral, or its estimate), "sampling" (its confidence)."""
-        return {"start": self.start, "path": self.path, "sampling": self.sampling}
+        """What adds up to the bound: "start", "path" (known defects, or the integral), "sampling" (confidence).
+
+        "time" is the share of time integration in "path": zero where steps are exact in time; NaN where the integral
+        sees the motion of the parameters as a whole, whatever made it.
+        """
+        return {"start": self.start, "path": self.path, "sampling": self.sampling, "time": self.timing}
 
     def bound(self, lost: float) -> float:
         """Bound of TV(q_t, P_t) now; lost: probability that left through the limits."""
-        return min(1.0, sum(self.parts.values()) + lost)  # 1 also where lost is NaN
+        return min(1.0, self.start + self.path + self.sampling + lost)  # 1 also where lost is NaN
 
     def state(self) -> dict[str, object]:
         """Everything that determines the future: numbers and arrays."""
@@ -177,7 +181,7 @@ class Certificate:
         """Go on to time t by a step whose distance from the exact evolution, exp(h A) q, is known: `defect`, a total
         variation distance. The bound grows by no more, as the master equation contracts; returns it."""
         missing = max(0.0, 1.0 - self.start - self.path - self.sampling)
-        self.t, self.now, self.previous = float(t), None, None
+        self.t, self.now, self.previous, self.timing = float(t), None, None, 0.0
         self.steps += 1
         defect = float(defect) if math.isfinite(defect) else missing
         self.path += defect

@@ -23,6 +23,8 @@ from hpcme.dynamics.timers import Timers
 from hpcme.errors import NumericalError
 from hpcme.parallel.world import World
 
+LEAK = 1e-3  # probability lost through the count limits from which the user is warned
+
 
 @dataclass
 class Progress:
@@ -43,10 +45,11 @@ class Evolution:
     """
 
     def __init__(
-        self, job, scheme: Projection | Tdvp | Exponential, certificate: Certificate, world: World, recorder, timers: Timers
-    ) -> None:
+        self, job, scheme: Projection | Tdvp | Exponential, certificate: Certificate, world: World, recorder,
+        timers: Timers, warn: Callable[[str], None] = lambda line: None,
+    ) -> None:  # fmt: skip
         self.job, self.scheme, self.certificate, self.world = job, scheme, certificate, world
-        self.recorder, self.timers = recorder, timers
+        self.recorder, self.timers, self.warn = recorder, timers, warn
         self.times = job.report_times
         # Steps land on the report times and on times at which rates switch.
         self.stops = np.union1d(self.times, job.net.switch_times(float(self.times[-1])))
@@ -112,7 +115,8 @@ class Evolution:
             parts = self.certificate.parts
             extra = {
                 "lost": self.lost, "bound": self.certificate.bound(self.lost), "bound_start": parts["start"],
-                "bound_projection": parts["path"], "bound_truncation": self.lost, "bound_sampling": parts["sampling"],
+                "bound_projection": parts["path"], "bound_time": parts["time"], "bound_truncation": self.lost,
+                "bound_sampling": parts["sampling"],
                 "bound_confidence": 1.0 if self.certificate.summed else 1.0 - DELTA,
             }  # fmt: skip
             self.recorder.report(self.report, self.t, self.step, self.scheme.network, extra)
@@ -133,7 +137,13 @@ class Evolution:
                 f"step {self.step} at t = {self.t:g}: the step collapsed to {result.dt:.3g}. Raise solver.order, or "
                 "lower the limits of species whose large counts have huge propensities."
             )
-        self.lost += result.leak * result.dt
+        before, self.lost = self.lost, self.lost + result.leak * result.dt
+        if before <= LEAK <= self.lost:
+            self.warn(
+                f"more than {LEAK:g} of the probability has left through the count limits by t = "
+                f"{self.t + result.dt:g}: raise max of the species whose counts come near it, unless the limits are "
+                "walls of the system itself"
+            )
         landed = abs(self.t + result.dt - stop) <= 1e-9 * self.times[-1]
         self.t = stop if landed else self.t + result.dt
         self.step += 1

@@ -70,7 +70,7 @@ class Exponential:
                 self.propagator = make_propagator(
                     self.space, float(job.report_times[-1]), max(len(job.report_times), _STEPS), _RTOL, None
                 )
-                self.leak = self._rates(0.0)
+                self.rates = self._rates(0.0)
             except HpcmeError as problem:
                 error = problem
         world.raise_together(error)
@@ -100,13 +100,14 @@ class Exponential:
         then as before."""
         begin, logq = self.parameters.get(), self._all(self.tree.log_prob())
         h = min(rest, _LATER * t if t > 0.0 else 1e-3 * rest, _GROW * self.h if self.h else rest, self.longest)
-        for halvings in range(_MAX_HALVINGS):
+        halvings = 0
+        while halvings < _MAX_HALVINGS:
             dt = rest / max(1, math.ceil(rest / h - 1e-9))
             target, leak, exits = self._propagate(logq, t, dt)
             moved = _divergence(target, logq)
             if moved <= _FARTHEST:
                 break
-            h = 0.5 * dt
+            h, halvings = 0.5 * dt, halvings + 1
         else:
             raise NumericalError(
                 f"step {step} at t = {t:g}: the law moves too far from the network within any step, down to {dt:.3g}. "
@@ -155,16 +156,16 @@ class Exponential:
     def _propagated(self, q: np.ndarray, t: float, dt: float) -> tuple[np.ndarray, float, float]:
         self.propagator.restart(t)
         p = np.append(q / q.sum(), 0.0)
-        flux = []
+        flux, exits = [], []
         for k in range(_PIECES + 1):
             if self.net.time_dependent:
-                self.leak = self._rates(t + k * dt / _PIECES)
-            a0, leak = self.leak
+                self.rates = self._rates(t + k * dt / _PIECES)
+            a0, leak = self.rates
             flux.append(float(p[:-1] @ leak))
-            exits = float(p[:-1] @ a0) if k == 0 else exits
+            exits.append(float(p[:-1] @ a0))
             if k < _PIECES:
                 p = self.propagator.advance(p, dt / _PIECES)
-        return np.maximum(p[:-1], 0.0) / p[:-1].sum(), float(_BOOLE @ flux), exits
+        return np.maximum(p[:-1], 0.0) / p[:-1].sum(), float(_BOOLE @ flux), exits[0]
 
     def _rates(self, t: float) -> tuple[np.ndarray, np.ndarray]:
         """Exit rates of all states, and the summed rates of transitions past the limits; float64 [M] each."""
