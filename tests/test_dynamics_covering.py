@@ -118,6 +118,46 @@ def test_weighted_sums_are_unbiased(name, tail, pushed):
     assert (np.abs(found.mean(axis=0) - f @ p) <= 4 * error + 1e-12).all()
 
 
+@pytest.mark.parametrize("name", ["closed", "driven", "toggle"])
+@torch.no_grad()
+def test_sums_with_one_flattened_conditional_at_a_time_are_unbiased(name):
+    net, network = network_of(name, seed=1)
+    parameters, enumeration = HeadParameters(network), HostEnumeration(net)
+    sampler = Sampler(parameters, enumeration, Coverage(40, 0.5, 0.1, 0.3, 3, each=True))
+    for step in range(10):  # the number of points settles
+        sampler.draw(step, 0.2)
+    states, p = law(network, net)
+    f = np.stack([np.ones(len(p)), states[:, 0].astype(float), states[:, 1].astype(float) ** 2])
+    found = []
+    for step in range(10, 410):
+        n, info = sampler.draw(step, 0.2)
+        cloud = Cloud(parameters, enumeration, n, 0.2)
+        cloud.weigh(info, sampler)
+        q = cloud.tree.log_prob().exp()[: cloud.D]
+        value = torch.stack([torch.ones_like(q), n[:, 0].double(), n[:, 1].double() ** 2])
+        found.append((value @ (cloud.weight * q)).numpy())
+    error = np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
+    assert (np.abs(np.mean(found, axis=0) - f @ p) <= 4 * error + 1e-12).all()
+
+
+@torch.no_grad()
+def test_flattened_conditionals_one_by_one():
+    """Each row is the log-ratio of a normalised law, flattened in one conditional, to the law itself."""
+    net, network = network_of("closed")
+    states = torch.from_numpy(law(network, net)[0])
+    tree = Cloud(HeadParameters(network), HostEnumeration(net), states, 0.0).tree
+    logq = tree.log_prob()
+    ratio = tree.flattened_each(0.3)
+    assert ratio.shape == (3, tree.N)
+    for row, i in zip(ratio, range(3), strict=True):
+        assert float((logq + row).exp().sum()) == pytest.approx(1.0, abs=1e-10)
+        tempers = [0.3 if j == i else 1.0 for j in range(3)]
+        n, hits, _ = systematic(network, 1e9, 0.3, tempers, fresh(2))
+        where = dict(zip(number(net, states.numpy()).tolist(), (logq + row).exp().tolist(), strict=False))
+        expected = np.array([where[k] for k in number(net, n.numpy()).tolist()])
+        np.testing.assert_allclose(hits.numpy() / 1e9, expected, atol=2e-9)
+
+
 @torch.no_grad()
 def test_few_states_are_summed_exactly():
     """With points enough for every state all weights are one, whichever parts draw them."""

@@ -13,6 +13,7 @@ from hpcme.dynamics.flow import Flow
 from hpcme.dynamics.integrators import INTEGRATORS, Settings
 from hpcme.dynamics.start import fit_heads
 from hpcme.dynamics.tangent import HeadParameters
+from hpcme.dynamics.waveform import Waveform
 from hpcme.errors import NumericalError
 from hpcme.exact.fsp import build_generator
 from hpcme.model.builder import ModelBuilder
@@ -138,7 +139,7 @@ def fixed_steps(name, steps, end, settings, driven):
     parameters = HeadParameters(network)
     cloud = Cloud(parameters, HostEnumeration(net), torch.from_numpy(states), 0.0)
     flow = Flow(cloud, parameters, WORLD, True)
-    integrator = INTEGRATORS[name](settings)
+    integrator = {**INTEGRATORS, "waveform": Waveform}[name](settings)
     h = end / steps
     for k in range(steps):
         with torch.no_grad():
@@ -149,7 +150,7 @@ def fixed_steps(name, steps, end, settings, driven):
 
 
 @pytest.mark.parametrize("driven", [False, True])
-@pytest.mark.parametrize("name", INTEGRATORS)
+@pytest.mark.parametrize("name", [*INTEGRATORS, "waveform"])
 def test_integrators_are_of_order_two(name, driven, monkeypatch):
     # Which states are thinned out changes from step to step: a jump of the metric, which is no part of the method.
     monkeypatch.setattr(flow_module, "_RARE", 0.0)

@@ -83,7 +83,7 @@ def test_every_word_has_its_class():
         return set(KEYS[key].words) - {"auto"}
 
     assert set(KINDS) == of("network.kind")
-    assert {*INTEGRATORS, "exponential"} == of("solver.integrator")
+    assert {*INTEGRATORS, "exponential", "waveform"} == of("solver.integrator")
     assert set(LOSSES) == of("solver.loss")
     wanted = {"projection": {}, "tdvp": {"sampling__exact": False}, "exponential": {"solver__scheme": "tdvp"}}
     for name, keys in wanted.items():

@@ -35,7 +35,7 @@ NEGLIGIBLE, MANY, NEGLIGIBLE_OF_MANY = 1e-12, 8000, 1e-6
 
 
 @torch.no_grad()
-def systematic(network: VAN, points: float, offset: float, temper: float, fresh: torch.Tensor) -> tuple:
+def systematic(network: VAN, points: float, offset: float, temper: float | list[float], fresh: torch.Tensor) -> tuple:
     """States hit by `points` equidistant points with a random offset in [0, 1).
 
     fresh: uniforms that replace the position of a point once it is alone in its prefix (its position there is uniform,
@@ -51,8 +51,9 @@ def systematic(network: VAN, points: float, offset: float, temper: float, fresh:
     used = 0
     for i in range(network.S):
         logp = network.conditional(i, network.hidden(i, carry), node)
-        if temper != 1.0:
-            logp = torch.log_softmax(temper * logp, dim=1)
+        exponent = temper[i] if isinstance(temper, list) else temper
+        if exponent != 1.0:
+            logp = torch.log_softmax(exponent * logp, dim=1)
         top = cumulative(logp.exp())
         top = top / top[:, -1:]
         low = torch.cat([torch.zeros_like(top[:, :1]), top[:, :-1]], dim=1)
@@ -83,13 +84,18 @@ def systematic(network: VAN, points: float, offset: float, temper: float, fresh:
 @dataclass(frozen=True)
 class Coverage:
     """How states are drawn: about `states` distinct ones, of which the shares `tail` and `pushed` come from the
-    flattened law (exponent `temper`) and from one random transition."""
+    flattened law (exponent `temper`) and from one random transition.
+
+    With many species a law that is flattened everywhere meets nothing but states far from all others. `each` flattens
+    the conditional of one species at a time: rare counts of every species, among typical counts of the others.
+    """
 
     states: int
     tail: float
     pushed: float
     temper: float
     seed: int
+    each: bool = False  # flatten one conditional at a time, all others as they are
 
 
 class Sampler:
@@ -105,17 +111,35 @@ class Sampler:
         own = 1.0 - cover.tail - cover.pushed
         parts = []
         for purpose, share, temper in (("train", own, 1.0), ("tail", cover.tail, cover.temper)):
-            parts.append(self._distinct(step, purpose, share * cover.states, temper) if share > 0.0 else None)
+            if share > 0.0 and purpose == "tail" and cover.each:
+                parts += self._each(step)
+            elif share > 0.0:
+                parts.append(self._distinct(step, purpose, share * cover.states, temper))
         index = self.enumeration.new_index()
-        drawn = [part for part in parts if part is not None]
         pushed = self._pushed(step, t)
-        number, n = index.add(torch.cat(drawn if pushed is None else [*drawn, pushed]))
-        D, by_law = n.shape[0], sum(part.shape[0] for part in drawn)
+        number, n = index.add(torch.cat(parts if pushed is None else [*parts, pushed]))
+        D, by_law = n.shape[0], sum(part.shape[0] for part in parts)
         info = {
             "hits": torch.bincount(number[:by_law], minlength=D).double(),
             "pushed": torch.bincount(number[by_law:], minlength=D).double(),
         }
         return n, info
+
+    def _each(self, step: int) -> list[torch.Tensor]:
+        """Distinct states of the laws with one flattened conditional, as many points for each."""
+        cover, network = self.coverage, self.parameters.network
+        found = []
+        for i in range(network.S):
+            random = generator(cover.seed, "tail", step, i, 0)
+            tempers = [cover.temper if j == i else 1.0 for j in range(network.S)]
+            fresh = torch.from_numpy(random.random(max(1024, 4 * cover.states))).to(network.device)
+            found.append(systematic(network, self.points_each, float(random.random()), tempers, fresh)[0])
+        return found
+
+    @property
+    def points_each(self) -> float:
+        """Points through the law with one flattened conditional."""
+        return max(1.0, self.coverage.tail * self.coverage.states / self.parameters.network.S)
 
     def _distinct(self, step: int, purpose: str, wanted: float, temper: float) -> torch.Tensor:
         """States of one part: points are halved or doubled until about `wanted` distinct states are hit."""
@@ -189,8 +213,12 @@ class Cloud:
         cover = sampler.coverage
         logq, flat = self.tree.log_prob(cover.temper)
         q = logq.exp()
-        own = (sampler.points["train"] * q[: self.D]).clamp_max(1.0)
-        tail = (sampler.points["tail"] * flat[: self.D].exp()).clamp_max(1.0) if cover.tail else torch.zeros_like(own)
+        own, tail = (sampler.points["train"] * q[: self.D]).clamp_max(1.0), torch.zeros_like(q[: self.D])
+        if cover.tail and cover.each:
+            log = logq[: self.D] + self.tree.flattened_each(cover.temper)[:, : self.D]
+            tail = (sampler.points_each * log.exp()).clamp_max(1.0).sum(dim=0)
+        elif cover.tail:
+            tail = (sampler.points["tail"] * flat[: self.D].exp()).clamp_max(1.0)
         total, drawn = own + tail, info["hits"]
         count = int(cover.pushed * cover.states)
         if count:

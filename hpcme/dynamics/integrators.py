@@ -92,6 +92,18 @@ class Integrator:
         whole = flow.total(qD * e**2)
         return math.sqrt(left / whole) if whole > 0.0 and math.isfinite(left) else 0.0
 
+    def _bridle(self, flow: Flow, d: torch.Tensor, q: torch.Tensor, target: torch.Tensor) -> float:
+        """Share of an update that is safe: log-probabilities move along it, so states that the linear solve sends up
+        by much could take all probability. None may take more than twice the larger of what it has and should have,
+        but for a small total."""
+        shares = 0.5 ** torch.arange(8, dtype=torch.float64, device=d.device)
+        change = flow.cloud.tree.apply(d)[: flow.cloud.D]
+        new = q[:, None] * torch.exp((change[:, None] * shares).clamp_max(300.0))
+        over = (new - 2.0 * torch.maximum(q, target)[:, None]).clamp_min(0.0)
+        excess = flow.world.sum_((flow.cloud.weight[:, None] * over).sum(dim=0))
+        allowed = (excess <= 0.2 * self.settings.tolerance**2).nonzero()
+        return float(shares[allowed[0, 0]]) if allowed.numel() else float(shares[-1])
+
 
 class Implicit(Integrator):
     """SDIRK2 for the densities. S and K are kept from step to step as long as Newton's method converges with them."""
@@ -189,18 +201,6 @@ class Implicit(Integrator):
         q = flow.density()
         self.evaluations += 1
         return cloud.balance(q)
-
-    def _bridle(self, flow: Flow, d: torch.Tensor, q: torch.Tensor, target: torch.Tensor) -> float:
-        """Share of an update that is safe: log-probabilities move along it, so states that the linear solve sends up
-        by much could take all probability. None may take more than twice the larger of what it has and should have,
-        but for a small total."""
-        shares = 0.5 ** torch.arange(8, dtype=torch.float64, device=d.device)
-        change = flow.cloud.tree.apply(d)[: flow.cloud.D]
-        new = q[:, None] * torch.exp((change[:, None] * shares).clamp_max(300.0))
-        over = (new - 2.0 * torch.maximum(q, target)[:, None]).clamp_min(0.0)
-        excess = flow.world.sum_((flow.cloud.weight[:, None] * over).sum(dim=0))
-        allowed = (excess <= 0.2 * self.settings.tolerance**2).nonzero()
-        return float(shares[allowed[0, 0]]) if allowed.numel() else float(shares[-1])
 
 
 class Ros2(Integrator):

@@ -111,6 +111,19 @@ class StateTree:
             logq[self.outside], flat[self.outside] = -torch.inf, -torch.inf
         return logq if temper is None else (logq, flat)
 
+    def flattened_each(self, temper: float) -> torch.Tensor:
+        """log(q_i^temper / q_i) with q_i^temper renormalised, float64 [S, N] for all i; -inf off the support."""
+        theta, out = self.parameters.get(), []
+        for i in range(self.network.S):
+            logits = self._logits(i, self.parameters.block(theta, i)) + self.bases[i]
+            if self.masks[i] is not None:
+                logits = logits.masked_fill(~self.masks[i], -torch.inf)
+            logp = torch.log_softmax(logits, dim=1)
+            change = torch.log_softmax(temper * logp, dim=1) - logp
+            change = torch.where(torch.isneginf(logp), logp, change)
+            out.append(change.reshape(-1)[self.rows[i] * logp.shape[1] + self.x[:, i]])
+        return torch.stack(out)
+
     def apply(self, v: torch.Tensor) -> torch.Tensor:
         """O v, float64 [N]: how log q changes along v float64 [P] (after `log_prob`)."""
         out = torch.zeros(self.N, dtype=torch.float64, device=self.x.device)

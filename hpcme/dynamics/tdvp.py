@@ -17,6 +17,7 @@ from hpcme.dynamics.flow import Flow
 from hpcme.dynamics.integrators import INTEGRATORS, Settings
 from hpcme.dynamics.scheme import Advance
 from hpcme.dynamics.tangent import HeadParameters, StateTree
+from hpcme.dynamics.waveform import Waveform
 from hpcme.errors import NumericalError
 from hpcme.networks.base import VAN
 from hpcme.parallel.world import World
@@ -35,13 +36,15 @@ _ADVICE = (
 #: directions that hardly any probability determines are followed too: steps collapse, and rounding grows until runs on
 #: different numbers of ranks differ.
 _DAMPING = 1e-4, 1e-5
+_DAMPING_WAVEFORM = 1e-4, 1e-6  # conditionals solved one by one, no long memory
 _LEAP = 1.0  # largest symmetric KL divergence between the laws before and after a step
 TEMPER = 0.5  # exponent of the flattened conditionals: they meet states of probability 1e-6 as often as q meets 1e-3
+TEMPER_EACH = 0.3  # the same where one conditional at a time is flattened: counts of probability 1e-4 as often as 0.06
 
 
 def settings_of(job) -> Settings:
     """Tolerance and damping of a job."""
-    relative, ridge = _DAMPING
+    relative, ridge = _DAMPING_WAVEFORM if job["solver.integrator"] == "waveform" else _DAMPING
     if job["solver.damping"] != "auto":
         relative = job["solver.damping"]
     if job["solver.ridge"] != "auto":
@@ -62,16 +65,17 @@ class Tdvp:
         self.coupled = self.parameters.size <= job["solver.coupled"]
         name = job["solver.integrator"]
         if name == "auto":
-            name = "implicit" if self.coupled else "heun"  # of sampled sums; exact ones are `exponential`'s
-        self.integrator = INTEGRATORS[name](self.settings)
+            name = "implicit" if self.coupled else "heun"
+        self.integrator = Waveform(self.settings) if name == "waveform" else INTEGRATORS[name](self.settings)
         self.end = float(job.report_times[-1])
         self.longest = math.inf if job["solver.dt"] == "auto" else job["solver.dt"]
         self.h = 0.0  # next step, 0: not chosen yet
         self.slope: torch.Tensor | None = None  # d theta / dt over the last step
         self.states = states
         coverage = Coverage(
-            job["sampling.samples"], job["sampling.tail"], job["sampling.cover"], TEMPER, job["run.seed"]
-        )
+            job["sampling.samples"], job["sampling.tail"], job["sampling.cover"],
+            TEMPER_EACH if name == "waveform" else TEMPER, job["run.seed"], each=name == "waveform",
+        )  # fmt: skip
         self.sampler = Sampler(self.parameters, enumeration, coverage)
         self.every: StateTree | None = None
 

@@ -23,6 +23,7 @@ from hpcme.model.network import ReactionNetwork
 from hpcme.model.reader import load_model, load_model_text, nearby
 
 MODEL_SUFFIXES = (".toml",)
+_MANY = 7  # species from which sampled sums need the integrator for many
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ KEYS: dict[str, Key] = {
         "word",
         "auto",
         "logits of counts above a limit of 16: splines where they fit the start, or free; below always free",
-        words=("auto", "categorical", "spline", "fine"),
+        words=("auto", "categorical", "spline", "fine", "smooth"),
     ),
     "network.order": Key("words", "auto", '"auto" (the model\'s order) or a list of all species'),
     "network.support_states": Key(
@@ -68,15 +69,15 @@ KEYS: dict[str, Key] = {
     "solver.scheme": Key(
         "word",
         "auto",
-        'time-stepping scheme; "auto": tdvp where all reachable states can be summed over, else projection',
+        'time-stepping scheme; "auto": tdvp, but projection for up to six species with too many states to sum over',
         words=("auto", "tdvp", "projection"),
     ),
     "solver.tolerance": Key("float", 0.05, "tdvp: local error per step in the Fisher norm", low=1e-9, high=1.0),
     "solver.integrator": Key(
         "word",
         "auto",
-        'tdvp: "auto" is exponential where sums are exact; else implicit, or heun beyond solver.coupled parameters',
-        words=("auto", "exponential", "implicit", "ros2", "rkc2", "heun"),
+        'tdvp: "auto" is exponential where sums are exact; else implicit for up to six species, waveform for more',
+        words=("auto", "exponential", "implicit", "waveform", "ros2", "rkc2", "heun"),
     ),
     "solver.damping": Key("float", "auto", "tdvp: damping as a share of the Fisher diagonal", low=0.0, high=1.0),
     "solver.ridge": Key(
@@ -345,8 +346,13 @@ def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
                 "raise sampling.exact_states."
             )
         if values["solver.scheme"] == "auto":
-            values["solver.scheme"] = "tdvp" if few else "projection"
+            values["solver.scheme"] = "tdvp" if few or net.S >= _MANY else "projection"
     tdvp = values["solver.scheme"] == "tdvp"
+    waveform = values["solver.integrator"] == "waveform"
+    if tdvp and values["solver.integrator"] == "auto" and net.S >= _MANY and not _few_states(values, net):
+        values["solver.integrator"], waveform = "waveform", True
+    if tdvp and waveform and values["network.head"] == "auto":
+        values["network.head"] = "smooth"
     kind = values["network.kind"]
     if kind == "auto":
         kind = "basis" if tdvp else "gru"
@@ -358,7 +364,7 @@ def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
     chosen = {
         "network.kind": kind, "network.width": width, "sampling.samples": 5000 if tdvp else 2000,
         "sampling.cover": 0.1 if tdvp else 0.3,
-        "sampling.tail": 0.3 if tdvp else 0.1 if values["solver.loss"] == "kl" else 0.0,
+        "sampling.tail": 0.5 if tdvp and waveform else 0.3 if tdvp else 0.1 if values["solver.loss"] == "kl" else 0.0,
     }  # fmt: skip
     for key, value in chosen.items():
         if values[key] == "auto":

@@ -23,12 +23,15 @@ SPLINES = 16  # represents a bimodal one-site Schloegl law to a total variation 
 #: for long, and where counts move on, smoothness wins: free logits have to learn every count that is invaded anew.
 #: (Epidemic to t = 20: joint TV 0.015 with splines whose start is off by KL 0.035, 0.5 with free logits.)
 _REPRESENTED = 1.0
+_FEW, _SMOOTH_LIMIT = 5, 5  # splines for counts up to that limit, and the smallest limit that has any
 CATEGORICAL_LIMIT = 16  # largest limit for which "auto" takes one free logit per count
 
 
 def splines_of(limit: int, density: float) -> int:
     """Splines for counts 0..limit: about `density` knots per unit of sqrt(n), in which a Poisson law has a standard
-    deviation of one half; 16 at least."""
+    deviation of one half; 16 at least, but 5 for the few counts up to a limit of 16."""
+    if limit <= CATEGORICAL_LIMIT:
+        return _FEW
     return max(SPLINES, 3 + math.ceil(density * math.sqrt(limit)))
 
 
@@ -123,9 +126,14 @@ def choose_head(kind: str, pmf: torch.Tensor, fine: bool = False) -> str:
     """Head for a species that starts with the marginal pmf, float64 [limit + 1]: "categorical", "spline" or "fine".
 
     Free logits up to a limit of 16; above it what was asked for. "auto" takes splines unless they cannot represent the
-    start at all, as for a large count that hardly ever changes. fine: narrow laws of large counts get finer splines.
+    start at all, as for a large count that hardly ever changes. "smooth", for sampled laws of many species: splines
+    from a limit of 5 on, whatever the start; a count that no sample meets then follows its neighbours, where a free
+    logit would stay behind. fine: narrow laws of large counts get finer splines.
     """
-    if pmf.shape[0] - 1 <= CATEGORICAL_LIMIT:
+    limit = pmf.shape[0] - 1
+    if kind == "smooth":
+        return "categorical" if limit < _SMOOTH_LIMIT else "spline"
+    if limit <= CATEGORICAL_LIMIT:
         return "categorical"
     if kind != "auto":
         return kind
