@@ -92,12 +92,11 @@ class Integrator:
         whole = flow.total(qD * e**2)
         return math.sqrt(left / whole) if whole > 0.0 and math.isfinite(left) else 0.0
 
-    def _bridle(self, flow: Flow, d: torch.Tensor, q: torch.Tensor, target: torch.Tensor) -> float:
-        """Share of an update that is safe: log-probabilities move along it, so states that the linear solve sends up
-        by much could take all probability. None may take more than twice the larger of what it has and should have,
-        but for a small total."""
-        shares = 0.5 ** torch.arange(8, dtype=torch.float64, device=d.device)
-        change = flow.cloud.tree.apply(d)[: flow.cloud.D]
+    def _bridle(self, flow: Flow, change: torch.Tensor, q: torch.Tensor, target: torch.Tensor) -> float:
+        """Share of an update that is safe; `change` float64 [D] is what all of it does to log q. Log-probabilities move
+        along it, so states that the linear solve sends up by much could take all probability. None may take more than
+        twice the larger of what it has and should have, but for a small total."""
+        shares = 0.5 ** torch.arange(8, dtype=torch.float64, device=q.device)
         new = q[:, None] * torch.exp((change[:, None] * shares).clamp_max(300.0))
         over = (new - 2.0 * torch.maximum(q, target)[:, None]).clamp_min(0.0)
         excess = flow.world.sum_((flow.cloud.weight[:, None] * over).sum(dim=0))
@@ -186,7 +185,7 @@ class Implicit(Integrator):
                 parameters.set(held + d)
                 continue
             held, d = parameters.get(), new * min(1.0, _LONGEST / max(size, 1e-300))
-            d = d * self._bridle(flow, d, qD, target)
+            d = d * self._bridle(flow, flow.cloud.tree.apply(d)[: cloud.D], qD, target)
             parameters.set(held + d)
             # Directions that the cloud hardly determines converge slowly, and need not: they carry no probability.
             if size < wanted or (iteration >= 4 and size < 2.0 * wanted and size > 0.5 * last):

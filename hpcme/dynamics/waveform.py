@@ -23,8 +23,9 @@ from hpcme.dynamics.flow import Flow, logarithmic_mean
 from hpcme.dynamics.integrators import Integrator, Outcome
 
 _SWEEPS = 4  # over the conditionals, per Gauss-Newton step
-_MOST = 10  # Gauss-Newton steps. Too few let fast-growing rare counts lag behind, and the lag stays for the whole run:
-_ENOUGH = 0.02  # they end when the update is below this share of the tolerance, in the Fisher norm.
+_MOST = 12  # Gauss-Newton steps. Too few let fast-growing rare counts lag behind, and the lag stays for the whole run:
+_ENOUGH = 0.015  # they end when the update is below this share of the tolerance, in the Fisher norm.
+_FRESH = 2  # the first so many form their matrices, the others use the last ones
 _LEAST, _FLOOR = 1e-3, 0.2  # bounds of the logarithmic mean, as in `flow`
 
 
@@ -46,13 +47,14 @@ class Waveform(Integrator):
         q = flow.density()
         start = target = decay * q0 + (first - second) * g0 + second * (cloud.inflow @ q)
         q = q[:D]
-        for _ in range(_MOST):
-            self.matrices += 1
+        self._factors: list[torch.Tensor] = []
+        for iteration in range(_MOST):
             L = torch.maximum(logarithmic_mean(q, torch.maximum(target, _LEAST * q)), _FLOOR * q).clamp_min(1e-300)
-            update = self._solve(flow, w * L, (target - q) / L, parameters.get() - begin)
-            update = update * self._bridle(flow, update, q, target)
-            change = cloud.tree.apply(update)[:D]
-            size = math.sqrt(max(flow.total(L * change**2), 0.0))
+            if iteration < _FRESH:
+                self._form(flow, w * L)
+            update, change = self._solve(flow, w * L, (target - q) / L, parameters.get() - begin)
+            share = self._bridle(flow, change, q, target)
+            update, size = share * update, share * math.sqrt(max(flow.total(L * change**2), 0.0))
             if not math.isfinite(size):
                 return None
             parameters.set(parameters.get() + update)
@@ -69,27 +71,34 @@ class Waveform(Integrator):
             return None
         return Outcome(error, self.evaluations, self.matrices, math.sqrt(left / moved) if moved > 0.0 else 0.0)
 
-    def _solve(self, flow: Flow, weight: torch.Tensor, rho: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
-        """Damped least squares of rho float64 [D] on the scores with weights [D], conditional by conditional, float64
-        [P]; moved [P]: how far the parameters are from where the step began."""
-        parameters, settings, world = flow.parameters, self.settings, flow.world
-        S, states = parameters.network.S, slice(0, flow.cloud.D)
-        scores = [flow.cloud.tree.scores(i, states) for i in range(S)]
-        parts = [(O.T @ (O * weight[:, None])).reshape(-1) for O in scores]
-        flat = world.sum_(torch.cat(parts))
-        factors = []
-        for M in flat.split([len(part) for part in parts]):
+    def _form(self, flow: Flow, weight: torch.Tensor) -> None:
+        """Factors of the damped matrices O_i^T weight O_i of all conditionals, weight float64 [D]; and the scores."""
+        S, settings = flow.parameters.network.S, self.settings
+        self._scores = [flow.cloud.tree.scores(i, slice(0, flow.cloud.D)) for i in range(S)]
+        parts = [(O.T @ (O * weight[:, None])).reshape(-1) for O in self._scores]
+        self._factors = []
+        for M in flow.world.sum_(torch.cat(parts)).split([len(part) for part in parts]):
             M = M.view(math.isqrt(len(M)), -1)
-            factors.append(torch.linalg.cholesky(M + torch.diag(settings.relative * M.diagonal() + settings.ridge)))
-        update = torch.zeros_like(moved)
+            damped = M + torch.diag(settings.relative * M.diagonal() + settings.ridge)
+            self._factors.append(torch.linalg.cholesky(damped))
+        self.matrices += 1
+
+    def _solve(self, flow: Flow, weight: torch.Tensor, rho: torch.Tensor, moved: torch.Tensor) -> tuple:
+        """Damped least squares of rho float64 [D] on the scores with weights [D], conditional by conditional.
+
+        moved float64 [P]: how far the parameters are from where the step began. Returns the update [P] and how it
+        changes log q at the states, [D]. The scores are those of `_form`: their means may have moved a little since.
+        """
+        parameters, ridge, world = flow.parameters, self.settings.ridge, flow.world
+        update, wanted = torch.zeros_like(moved), rho
         for _ in range(_SWEEPS):
-            for i in range(S):
+            for i, (O, factor) in enumerate(zip(self._scores, self._factors, strict=True)):
                 own = parameters.slice(i)
-                r = world.sum_(scores[i].T @ (weight * rho)) - settings.ridge * (moved[own] + update[own])
-                d = torch.cholesky_solve(r[:, None], factors[i])[:, 0]
+                r = world.sum_(O.T @ (weight * rho)) - ridge * (moved[own] + update[own])
+                d = torch.cholesky_solve(r[:, None], factor)[:, 0]
                 update[own] += d
-                rho = rho - scores[i] @ d
-        return update
+                rho = rho - O @ d
+        return update, wanted - rho
 
 
 def _phi1(x: torch.Tensor) -> torch.Tensor:
