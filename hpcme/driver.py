@@ -37,6 +37,7 @@ Say = Callable[[str], None]
 
 
 _START_JUMPS = (3.0, 10.0, 30.0, 100.0)
+_FREE_FIRST = 400  # largest limit of a first species with a free logit for every count
 _CERTIFIED_ALL = 5000  # states up to which the certificate of a scheme that samples sums over all of them
 _START_TV = 1e-3  # total variation distance at which a start is good enough
 
@@ -162,7 +163,7 @@ def prepare(
     states = _all_states(job, world, say)
     if job["solver.scheme"] == "tdvp":
         summed = states if job["sampling.exact"] is not False else None
-        if summed is not None and job["solver.integrator"] in ("auto", "exponential"):
+        if job["solver.integrator"] == "exponential":
             scheme = Exponential(network, job.net, world, summed, job)
         else:
             scheme = Tdvp(network, enumeration, world, job, summed)
@@ -184,10 +185,17 @@ def prepare(
 
 def network_of(job: Job, pmfs: list[torch.Tensor]) -> dict[str, Any]:
     """Description of the network that a job asks for, with heads that can represent the marginals pmfs of the start."""
+    exact, basis = job["solver.integrator"] == "exponential", job["network.kind"] == "basis"
+    heads = [choose_head(job["network.head"], pmf, basis, exact) for pmf in pmfs]
+    if exact and job["network.head"] == "auto":
+        # The first species has one law, not one for every prefix: exact sums can afford it a logit for every count.
+        order = job["network.order"]
+        first = 0 if order == "auto" else job.net.species.index(order[0])
+        if job.net.limits[first] <= _FREE_FIRST:
+            heads[first] = "categorical"
     return network_spec(
         job.net, kind=job["network.kind"], width=job["network.width"], depth=job["network.depth"],
-        heads=[choose_head(job["network.head"], pmf, job["network.kind"] == "basis") for pmf in pmfs],
-        order=job["network.order"],
+        heads=heads, order=job["network.order"],
         dtype=job["run.dtype"], support_states=job["network.support_states"], end=job["time.end"],
     )  # fmt: skip
 

@@ -23,8 +23,8 @@ from hpcme.dynamics.flow import Flow, logarithmic_mean
 from hpcme.dynamics.integrators import Integrator, Outcome
 
 _SWEEPS = 4  # over the conditionals, per Gauss-Newton step
-_MOST = 12  # Gauss-Newton steps. Too few let fast-growing rare counts lag behind, and the lag stays for the whole run:
-_ENOUGH = 0.015  # they end when the update is below this share of the tolerance, in the Fisher norm.
+_MOST = 14  # Gauss-Newton steps. Too few let fast-growing rare counts lag behind, and the lag stays for the whole run:
+_ENOUGH = 0.005  # they end when the update is below this share of the tolerance, in the Fisher norm.
 _FRESH = 2  # the first so many form their matrices, the others use the last ones
 _LEAST, _FLOOR = 1e-3, 0.2  # bounds of the logarithmic mean, as in `flow`
 
@@ -48,12 +48,18 @@ class Waveform(Integrator):
         start = target = decay * q0 + (first - second) * g0 + second * (cloud.inflow @ q)
         q = q[:D]
         self._factors: list[torch.Tensor] = []
+        last = torch.zeros_like(q)
         for iteration in range(_MOST):
             L = torch.maximum(logarithmic_mean(q, torch.maximum(target, _LEAST * q)), _FLOOR * q).clamp_min(1e-300)
             if iteration < _FRESH:
                 self._form(flow, w * L)
             update, change = self._solve(flow, w * L, (target - q) / L, parameters.get() - begin)
-            share = self._bridle(flow, change, q, target)
+            # The dependence of T on q' makes the updates shrink by a factor only: their sum is seen in two of them.
+            inner = flow.total(L * change * last) if iteration > 1 else 0.0
+            ratio = min(max(inner / flow.total(L * last**2), 0.0), 0.7) if inner > 0.0 else 0.0
+            share = self._bridle(flow, change / (1.0 - ratio), q, target) / (1.0 - ratio)
+            # A longer update leaves no factor to be seen in the next one.
+            last = change if not ratio else torch.zeros_like(change)
             update, size = share * update, share * math.sqrt(max(flow.total(L * change**2), 0.0))
             if not math.isfinite(size):
                 return None

@@ -335,7 +335,8 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
 def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
     """Give the keys that were left at "auto" their values where these depend on the job alone."""
     insists = [f"{key} = {word}" for key, word in _EXACT.items() if json.dumps(values[key]) == word]
-    if values["solver.scheme"] == "auto" or insists:
+    few = False
+    if values["solver.scheme"] in ("auto", "tdvp") or insists:
         few = _few_states(values, net)
         if insists and not few:
             reason = f"more than sampling.exact_states = {values['sampling.exact_states']} states can be reached"
@@ -348,9 +349,9 @@ def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
         if values["solver.scheme"] == "auto":
             values["solver.scheme"] = "tdvp" if few or net.S >= _MANY else "projection"
     tdvp = values["solver.scheme"] == "tdvp"
+    if tdvp and values["solver.integrator"] == "auto" and (few or net.S >= _MANY):
+        values["solver.integrator"] = "exponential" if few else "waveform"
     waveform = values["solver.integrator"] == "waveform"
-    if tdvp and values["solver.integrator"] == "auto" and net.S >= _MANY and not _few_states(values, net):
-        values["solver.integrator"], waveform = "waveform", True
     if tdvp and waveform and values["network.head"] == "auto":
         values["network.head"] = "smooth"
     kind = values["network.kind"]

@@ -118,17 +118,19 @@ class FineSplineHead(SplineHead):
 
 
 HEADS: dict[str, type[Head]] = {"categorical": CategoricalHead, "spline": SplineHead, "fine": FineSplineHead}
-_NARROW = 0.35  # standard deviation of sqrt(n) below which a large count needs the finer splines
-_LARGE = 15.0  # mean count from which this matters
+#: Standard deviation of sqrt(n) below which a count needs the finer splines, and mean count from which this matters;
+#: where sums are exact, and more parameters cost nothing but time, earlier.
+_NARROW, _LARGE = 0.35, 15.0
+_NARROW_EXACT, _LARGE_EXACT = 0.6, 4.0
 
 
-def choose_head(kind: str, pmf: torch.Tensor, fine: bool = False) -> str:
+def choose_head(kind: str, pmf: torch.Tensor, fine: bool = False, exact: bool = False) -> str:
     """Head for a species that starts with the marginal pmf, float64 [limit + 1]: "categorical", "spline" or "fine".
 
     Free logits up to a limit of 16; above it what was asked for. "auto" takes splines unless they cannot represent the
     start at all, as for a large count that hardly ever changes. "smooth", for sampled laws of many species: splines
     from a limit of 5 on, whatever the start; a count that no sample meets then follows its neighbours, where a free
-    logit would stay behind. fine: narrow laws of large counts get finer splines.
+    logit would stay behind. fine: narrow laws of large counts get finer splines; with exact sums less narrow ones too.
     """
     limit = pmf.shape[0] - 1
     if kind == "smooth":
@@ -140,7 +142,8 @@ def choose_head(kind: str, pmf: torch.Tensor, fine: bool = False) -> str:
     root = torch.arange(pmf.shape[0], dtype=torch.float64).sqrt()
     p = pmf.double().cpu()
     mean = float(p @ root)
-    if fine and mean**2 > _LARGE and float(p @ (root - mean) ** 2) < _NARROW**2:
+    large, narrow = (_LARGE_EXACT, _NARROW_EXACT) if exact else (_LARGE, _NARROW)
+    if fine and mean**2 > large and float(p @ (root - mean) ** 2) < narrow**2:
         return "fine"
     head = SplineHead(1, pmf.shape[0] - 1, torch.float64)
     head.set_marginal(pmf)
