@@ -157,6 +157,7 @@ def job_dict(job: Job) -> dict[str, Any]:
         "name": job.name,
         "end": job["time.end"],
         "report_times": job.report_times.tolist(),
+        "integrator": job["solver.integrator"],
         "out": str(job.out),
         "changed": changed,
     }
@@ -172,7 +173,11 @@ def _defaults(job: Job) -> dict[str, Any]:
 
     default = left_out("solver.scheme", "solver.loss")
     default["network.width"] = left_out("solver.scheme", "network.kind")["network.width"]
-    default["solver.scheme"] = left_out("sampling.exact", "sampling.exact_states")["solver.scheme"]
+    sums = ("sampling.exact", "sampling.exact_states")
+    default["solver.scheme"] = left_out(*sums)["solver.scheme"]
+    default["solver.integrator"] = left_out("solver.scheme", *sums)["solver.integrator"]
+    followed = left_out("solver.scheme", "solver.loss", "solver.integrator", *sums)
+    default |= {key: followed[key] for key in ("network.head", "sampling.tail")}
     return default | {"solver.loss": KEYS["solver.loss"].default}
 
 
@@ -284,7 +289,8 @@ def _job_text(job: Job, data: dict[str, Any]) -> list[str]:
         "a process beside the libraries'"
     )
     if found["steps"] is None:
-        lines.append("  steps and time: scheme tdvp chooses its steps by solver.tolerance; progress shows an ETA")
+        chosen = f"scheme tdvp ({facts['integrator']}) chooses its steps itself"
+        lines.append(f"  steps and time: {chosen}; progress shows an ETA")
         return lines
     lines.append(
         f"  steps: about {found['steps']}, if the mean total propensity stayed the "

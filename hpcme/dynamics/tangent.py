@@ -71,7 +71,7 @@ class StateTree:
         self.masks: list[torch.Tensor | None] = []
         self.features = [f if f is None else f.double() for f in (head.features() for head in network.heads)]
         self.bases = [head.base.double() for head in network.heads]
-        self._overlaps = [_overlaps(phi, len(base)) for phi, base in zip(self.features, self.bases, strict=True)]
+        self._overlaps = [_overlaps(phi, base) for phi, base in zip(self.features, self.bases, strict=True)]
         for i, limit in enumerate(network.limits):
             h = network.hidden(i, carry).double()
             self.rows.append(row)
@@ -205,9 +205,9 @@ class StateTree:
         return natural if self.features[i] is None else natural @ self.features[i]
 
 
-def _overlaps(phi: torch.Tensor | None, counts: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pairs k <= l of features whose product does not vanish everywhere, int64 [pairs] each."""
+def _overlaps(phi: torch.Tensor | None, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs k <= l of features (None: one for each count) whose product does not vanish, int64 [pairs] each."""
     if phi is None:
-        every = torch.arange(counts)
+        every = torch.arange(len(base), device=base.device)
         return every, every
     return torch.triu((phi.abs() @ phi.abs().T) > 0.0).nonzero(as_tuple=True)
