@@ -17,7 +17,8 @@ from hpcme.networks.build import KINDS
 
 PACKAGE = Path(__file__).parents[1] / "hpcme"
 #: Keys whose "auto" becomes a value as soon as the job is read.
-CHOSEN = ("solver.scheme", "network.kind", "network.width", "sampling.samples", "sampling.cover", "sampling.tail")
+CHOSEN = ("solver.scheme", "solver.integrator", "network.kind", "network.width", "sampling.samples", "sampling.cover",
+          "sampling.tail")  # fmt: skip
 
 
 def write(folder: Path, text: str) -> Path:
@@ -46,7 +47,10 @@ def test_a_job_file_resolves_with_defaults(tmp_path):
                                      "sampling.cover": 0.1, "sampling.tail": 0.3}),
         ({"solver.scheme": "tdvp", "solver.loss": "l2"}, {"sampling.tail": 0.3}),  # of no consequence there
         ({"solver.scheme": "tdvp", "network.kind": "made"}, {"network.kind": "made", "network.width": 32}),
-        ({}, {"solver.scheme": "tdvp", "network.kind": "basis"}),  # its states can be summed over
+        ({}, {"solver.scheme": "tdvp", "solver.integrator": "exponential", "network.kind": "basis",
+              "network.head": "auto"}),  # its states can be summed over
+        ({"solver.integrator": "waveform"}, {"network.head": "smooth", "sampling.tail": 0.5}),
+        ({"solver.scheme": "tdvp", "sampling.exact": False}, {"solver.integrator": "auto", "network.head": "auto"}),
         ({"sampling.exact": False}, {"solver.scheme": "projection", "network.kind": "gru"}),
         ({"sampling.exact_states": 10}, {"solver.scheme": "projection", "network.kind": "gru"}),
         ({"solver.scheme": "projection"}, {"network.kind": "gru", "network.width": 32, "sampling.samples": 2000,
@@ -58,7 +62,8 @@ def test_a_job_file_resolves_with_defaults(tmp_path):
 def test_keys_left_at_auto_follow_the_scheme(given, chosen):
     job = load_job({"model": model("toggle"), "time": {"end": 1.0}}, overrides=given)
     assert {key: job[key] for key in chosen} == chosen
-    assert not [key for key in CHOSEN if job[key] == "auto"]
+    # Sampled sums choose their integrator by the size of the network, projection has none.
+    assert not [key for key in CHOSEN if job[key] == "auto" and key != "solver.integrator"]
     own = {"network.width": 9, "sampling.samples": 777, "sampling.cover": 0.2, "sampling.tail": 0.0}
     job = load_job({"model": model("toggle"), "time": {"end": 1.0}}, overrides={**given, **own})
     assert {key: job[key] for key in own} == own

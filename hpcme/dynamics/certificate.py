@@ -110,14 +110,14 @@ class Certificate:
     def parts(self) -> dict[str, float]:
         """What adds up to the bound: "start", "path" (known defects, or the integral), "sampling" (confidence).
 
-        "time" is the share of time integration in "path": zero where steps are exact in time; NaN where the integral
+        `timing` is the share of time integration in "path": zero where steps are exact in time; NaN where the integral
         sees the motion of the parameters as a whole, whatever made it.
         """
-        return {"start": self.start, "path": self.path, "sampling": self.sampling, "time": self.timing}
+        return {"start": self.start, "path": self.path, "sampling": self.sampling}
 
     def bound(self, lost: float) -> float:
         """Bound of TV(q_t, P_t) now; lost: probability that left through the limits."""
-        return min(1.0, self.start + self.path + self.sampling + lost)  # 1 also where lost is NaN
+        return min(1.0, sum(self.parts.values()) + lost)  # 1 also where lost is NaN
 
     def state(self) -> dict[str, object]:
         """Everything that determines the future: numbers and arrays."""

@@ -115,7 +115,7 @@ class Evolution:
             parts = self.certificate.parts
             extra = {
                 "lost": self.lost, "bound": self.certificate.bound(self.lost), "bound_start": parts["start"],
-                "bound_projection": parts["path"], "bound_time": parts["time"], "bound_truncation": self.lost,
+                "bound_projection": parts["path"], "bound_time": self.certificate.timing, "bound_truncation": self.lost,
                 "bound_sampling": parts["sampling"],
                 "bound_confidence": 1.0 if self.certificate.summed else 1.0 - DELTA,
             }  # fmt: skip
