@@ -164,7 +164,7 @@ def prepare(
     if job["solver.scheme"] == "tdvp":
         summed = states if job["sampling.exact"] is not False else None
         if job["solver.integrator"] == "exponential":
-            scheme = Exponential(network, job.net, world, summed, job)
+            scheme = Exponential(network, world, job, summed)
         else:
             scheme = Tdvp(network, enumeration, world, job, summed)
     else:
@@ -185,7 +185,8 @@ def prepare(
 
 def network_of(job: Job, pmfs: list[torch.Tensor]) -> dict[str, Any]:
     """Description of the network that a job asks for, with heads that can represent the marginals pmfs of the start."""
-    exact, basis = job["solver.integrator"] == "exponential", job["network.kind"] == "basis"
+    basis = job["network.kind"] == "basis"
+    exact = job["solver.scheme"] == "tdvp" and job["solver.integrator"] == "exponential"
     heads = [choose_head(job["network.head"], pmf, basis, exact) for pmf in pmfs]
     if exact and job["network.head"] == "auto":
         # The first species has one law, not one for every prefix: exact sums can afford it a logit for every count.

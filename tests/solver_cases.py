@@ -19,6 +19,7 @@ from hpcme.networks.heads import CATEGORICAL_LIMIT
 from hpcme.networks.made import MADE
 from hpcme.parallel.world import World
 
+WORLD = World(torch.device("cpu"), 1)
 TOGGLE = """
 [model]
 name = "small_toggle"
@@ -123,6 +124,13 @@ def evolution_of(job, world: World | None = None) -> Evolution:
     return prepare(job, world, shards_of(job, world))
 
 
+def tdvp_job(source, end, **overrides):
+    """Defaults of the scheme, but for the size of reports."""
+    net = model(source) if isinstance(source, str) else source
+    keys = {"solver.scheme": "tdvp", "time.end": end, "time.report": [end], "output.report_samples": 200}
+    return load_job({"model": net}, overrides=keys | {k.replace("__", "."): v for k, v in overrides.items()})
+
+
 def all_states(limits) -> np.ndarray:
     """Every state of the box, int32 [M, S]."""
     return np.array(list(itertools.product(*(range(int(k) + 1) for k in limits))), dtype=np.int32)
@@ -158,3 +166,23 @@ def total_variation(network, net, t):
         q = network.log_prob(torch.from_numpy(states)).exp().numpy()
     assert abs(q.sum() - 1) < 1e-10
     return 0.5 * float(np.abs(q - p).sum())
+
+
+def follow(job, exact: bool = True):
+    """Run a job; returns the evolution, rows of the series and (t, TV, certified bound) of every report.
+
+    exact=False: there is no exact law to compare with, TV is NaN.
+    """
+    evolution = evolution_of(job)
+    rows, reports = [], []
+    advance, report = evolution._advance, evolution.make_report
+
+    def make_report():
+        distance = total_variation(evolution.scheme.network, job.net, evolution.t) if exact else np.nan
+        reports.append((evolution.t, distance, evolution.certificate.bound(evolution.lost)))
+        report()
+
+    evolution._advance = lambda: rows.append(advance()) or rows[-1]
+    evolution.make_report = make_report
+    assert evolution.run()
+    return evolution, rows, reports

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from solver_cases import all_states, evolution_of, exact, model
-from test_dynamics_tdvp import WORLD, follow, tdvp_job
+from solver_cases import WORLD, all_states, evolution_of, exact, follow, model, tdvp_job
 
 from hpcme.dynamics import exponential as module
 from hpcme.dynamics.covering import Cloud

@@ -3,25 +3,30 @@
 import numpy as np
 import pytest
 import torch
-from solver_cases import all_states, evolution_of, job_of, model, random_network, total_variation
+from solver_cases import (
+    WORLD,
+    all_states,
+    evolution_of,
+    follow,
+    job_of,
+    model,
+    random_network,
+    tdvp_job,
+    total_variation,
+)
 
-from hpcme import load_job
 from hpcme.dynamics import flow as flow_module
 from hpcme.dynamics.covering import Cloud
 from hpcme.dynamics.enumeration import HostEnumeration
 from hpcme.dynamics.flow import Flow
-from hpcme.dynamics.integrators import INTEGRATORS, Settings
+from hpcme.dynamics.integrators import Settings
 from hpcme.dynamics.start import fit_heads
 from hpcme.dynamics.tangent import HeadParameters
-from hpcme.dynamics.waveform import Waveform
+from hpcme.dynamics.tdvp import INTEGRATORS
 from hpcme.errors import NumericalError
 from hpcme.exact.fsp import build_generator
 from hpcme.model.builder import ModelBuilder
 from hpcme.networks.build import build_support
-from hpcme.parallel.world import World
-
-WORLD = World(torch.device("cpu"), 1)
-
 
 # ---- matrices --------------------------------------------------------------------------------------------------
 
@@ -139,7 +144,7 @@ def fixed_steps(name, steps, end, settings, driven):
     parameters = HeadParameters(network)
     cloud = Cloud(parameters, HostEnumeration(net), torch.from_numpy(states), 0.0)
     flow = Flow(cloud, parameters, WORLD, True)
-    integrator = {**INTEGRATORS, "waveform": Waveform}[name](settings)
+    integrator = INTEGRATORS[name](settings)
     h = end / steps
     for k in range(steps):
         with torch.no_grad():
@@ -150,7 +155,7 @@ def fixed_steps(name, steps, end, settings, driven):
 
 
 @pytest.mark.parametrize("driven", [False, True])
-@pytest.mark.parametrize("name", [*INTEGRATORS, "waveform"])
+@pytest.mark.parametrize("name", INTEGRATORS)
 def test_integrators_are_of_order_two(name, driven, monkeypatch):
     # Which states are thinned out changes from step to step: a jump of the metric, which is no part of the method.
     monkeypatch.setattr(flow_module, "_RARE", 0.0)
@@ -164,30 +169,6 @@ def test_integrators_are_of_order_two(name, driven, monkeypatch):
 
 
 # ---- whole runs ------------------------------------------------------------------------------------------------
-
-
-def tdvp_job(source, end, **overrides):
-    """Defaults of the scheme, but for the size of reports."""
-    net = model(source) if isinstance(source, str) else source
-    keys = {"solver.scheme": "tdvp", "time.end": end, "time.report": [end], "output.report_samples": 200}
-    return load_job({"model": net}, overrides=keys | {k.replace("__", "."): v for k, v in overrides.items()})
-
-
-def follow(job):
-    """Run a job; returns the evolution, rows of the series and (t, TV, certified bound) of every report."""
-    evolution = evolution_of(job)
-    rows, reports = [], []
-    advance, report = evolution._advance, evolution.make_report
-
-    def make_report():
-        distance = total_variation(evolution.scheme.network, job.net, evolution.t)
-        reports.append((evolution.t, distance, evolution.certificate.bound(evolution.lost)))
-        report()
-
-    evolution._advance = lambda: rows.append(advance()) or rows[-1]
-    evolution.make_report = make_report
-    assert evolution.run()
-    return evolution, rows, reports
 
 
 @pytest.mark.parametrize("name", ["exponential", "implicit"])

@@ -5,12 +5,12 @@ import pytest
 import scipy.linalg
 import scipy.stats
 import torch
-from solver_cases import evolution_of
-from test_dynamics_tdvp import follow, tdvp_job
+from solver_cases import evolution_of, follow, tdvp_job
 
 from hpcme import load_job
 from hpcme.dynamics.covering import Coverage
 from hpcme.dynamics.waveform import Waveform, _phi1, _phi2
+from hpcme.errors import NumericalError
 from hpcme.model.builder import ModelBuilder
 from hpcme.networks.heads import choose_head
 
@@ -76,7 +76,7 @@ def test_many_species_choose_it():
 @pytest.mark.parametrize("seed", range(2))
 def test_a_chain_of_eight_species_follows_its_product_of_poisson_laws(seed):
     """1e8 states. Fronts run along the chain: every species is invaded in turn, and none may lag behind."""
-    evolution, rows, _ = run(chain_job(1.5, run__seed=seed, sampling__samples=2500))
+    evolution, rows, _ = follow(chain_job(1.5, run__seed=seed, sampling__samples=2500), exact=False)
     network = evolution.scheme.network
     kl, error = divergence(network, 1.5)
     assert kl <= 0.003 + 3 * error
@@ -86,13 +86,32 @@ def test_a_chain_of_eight_species_follows_its_product_of_poisson_laws(seed):
     assert len(rows) < 150
 
 
-def run(job):
-    """Run without an exact law beside it: there are too many states."""
-    evolution, rows = evolution_of(job), []
-    advance = evolution._advance
-    evolution._advance = lambda: rows.append(advance()) or rows[-1]
-    assert evolution.run()
-    return evolution, rows, evolution.certificate.bound(evolution.lost)
+@torch.no_grad()
+def test_a_restored_run_takes_bitwise_the_same_step():
+    job = chain_job(1.0, sampling__samples=400)
+    first, second = evolution_of(job), evolution_of(job)
+    first._advance()
+    second.restore(first.state())
+    first._advance()
+    second._advance()
+    assert torch.equal(first.scheme.flat(), second.scheme.flat()) and first.t == second.t
+
+
+@torch.no_grad()
+def test_numbers_that_are_not_finite_fail_the_step_and_nothing_else():
+    evolution = evolution_of(chain_job(1.0, sampling__samples=400))
+    scheme, before = evolution.scheme, evolution.scheme.flat().clone()
+    cloud = scheme._cloud
+
+    def spoiled(step, t, h):
+        found = cloud(step, t, h)
+        found[0].weight[0] = torch.nan
+        return found
+
+    scheme._cloud = spoiled
+    with pytest.raises(NumericalError, match="does not follow the law"):
+        scheme.advance(0, evolution.t, 0.1)
+    assert torch.equal(scheme.flat(), before)
 
 
 def test_a_small_network_and_its_bound():

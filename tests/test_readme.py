@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import hpcme
-from hpcme.model.job import KEYS
+from hpcme.model.keys import KEYS
 from hpcme.model.reader import load_model_text
 
 ROOT = Path(__file__).parents[1]

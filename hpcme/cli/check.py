@@ -165,7 +165,8 @@ def job_dict(job: Job) -> dict[str, Any]:
 
 def _defaults(job: Job) -> dict[str, Any]:
     """The value that each key would have, were it left out: some follow the scheme, the loss or the network."""
-    from hpcme.model.job import KEYS, load_job
+    from hpcme.model.job import load_job
+    from hpcme.model.keys import KEYS
 
     def left_out(*kept: str) -> dict[str, Any]:
         kept = (*kept, *(("time.end",) if job["time.end"] else ()))

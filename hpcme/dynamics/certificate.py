@@ -88,8 +88,7 @@ class Certificate:
         self.enumeration, self.world, self.shards, self.rows, self.delta = enumeration, world, shards, rows, delta
         self.states = states
         if states is not None:
-            part = slice(len(states) * world.rank // world.size, len(states) * (world.rank + 1) // world.size)
-            self.states = states[part].to(self.live.flat.device, torch.int32)
+            self.states = states[world.part(len(states))].to(self.live.flat.device, torch.int32)
         self.known: _Surroundings | None = None  # of `states`: once, or at the last time asked for
         self._clear()
 

@@ -211,14 +211,16 @@ class Cloud:
     def weigh(self, info: dict[str, torch.Tensor], sampler: Sampler) -> None:
         """Counting weights of sampled states (`Sampler.draw`), by the balance heuristic; collective with nobody."""
         cover = sampler.coverage
-        logq, flat = self.tree.log_prob(cover.temper)
-        q = logq.exp()
-        own, tail = (sampler.points["train"] * q[: self.D]).clamp_max(1.0), torch.zeros_like(q[: self.D])
-        if cover.tail and cover.each:
-            log = logq[: self.D] + self.tree.flattened_each(cover.temper)[:, : self.D]
-            tail = (sampler.points_each * log.exp()).clamp_max(1.0).sum(dim=0)
-        elif cover.tail:
+        if cover.tail and not cover.each:
+            logq, flat = self.tree.log_prob(cover.temper)
             tail = (sampler.points["tail"] * flat[: self.D].exp()).clamp_max(1.0)
+        else:
+            logq, tail = self.tree.log_prob(), torch.zeros(self.D, dtype=torch.float64, device=self.n.device)
+            if cover.tail:
+                log = logq[: self.D] + self.tree.flattened_each(cover.temper)[:, : self.D]
+                tail = (sampler.points_each * log.exp()).clamp_max(1.0).sum(dim=0)
+        q = logq.exp()
+        own = (sampler.points["train"] * q[: self.D]).clamp_max(1.0)
         total, drawn = own + tail, info["hits"]
         count = int(cover.pushed * cover.states)
         if count:

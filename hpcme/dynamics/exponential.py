@@ -19,13 +19,12 @@ import numpy as np
 import torch
 
 from hpcme.dynamics.likelihood import fit_conditionals
-from hpcme.dynamics.scheme import Advance
+from hpcme.dynamics.scheme import Advance, flat_parameters, network_state, restore_network
 from hpcme.dynamics.tangent import HeadParameters, StateTree
 from hpcme.errors import HpcmeError, NumericalError
 from hpcme.exact.fsp import make_propagator
 from hpcme.exact.statespace import StateSpace
 from hpcme.kernels.neighbours import outflow
-from hpcme.model.network import ReactionNetwork
 from hpcme.networks.base import VAN
 from hpcme.parallel.world import World
 
@@ -50,23 +49,20 @@ _MAX_HALVINGS = 60
 class Exponential:
     """Owns the network; `advance` takes one step. Same face as the other schemes."""
 
-    def __init__(
-        self, network: VAN, net: ReactionNetwork, world: World, states: torch.Tensor, job
-    ) -> None:
+    def __init__(self, network: VAN, world: World, job, states: torch.Tensor) -> None:
         """states int32 [M, S]: all reachable ones, the same on every rank."""
-        self.network, self.net, self.world = network, net, world
+        self.network, self.net, self.world = network, job.net, world
         self.longest = math.inf if job["solver.dt"] == "auto" else job["solver.dt"]
         self.parameters = HeadParameters(network)
         self.h = 0.0  # last step, 0: none yet
-        self.M, rank = states.shape[0], world.rank
-        bounds = [self.M * r // world.size for r in range(world.size + 1)]
-        self.mine = slice(bounds[rank], bounds[rank + 1])
+        self.M = states.shape[0]
+        self.mine = world.part(self.M)
         self.tree = StateTree(self.parameters, states[self.mine])
         self.space = self.propagator = None
         error = None
         if world.main:
             try:
-                self.space = StateSpace(net, states.cpu().numpy(), complete=True, reflecting=True)
+                self.space = StateSpace(self.net, states.cpu().numpy(), complete=True, reflecting=True)
                 self.propagator = make_propagator(
                     self.space, float(job.report_times[-1]), max(len(job.report_times), _STEPS), _RTOL, None
                 )
@@ -79,18 +75,16 @@ class Exponential:
 
     def state(self) -> dict[str, object]:
         """Everything that determines the future, as arrays for a checkpoint."""
-        out = {f"network/{name}": v.cpu().numpy().copy() for name, v in self.network.state_dict().items()}
-        return {**out, "h": float(self.h)}
+        return {**network_state(self.network), "h": float(self.h)}
 
     def restore(self, state: dict[str, object]) -> None:
         """Undo `state`."""
-        arrays = {name[8:]: torch.as_tensor(v) for name, v in state.items() if name.startswith("network/")}
-        self.network.load_state_dict(arrays)
+        restore_network(self.network, state)
         self.h = float(state["h"])
 
     def flat(self) -> torch.Tensor:
         """All parameters of the network as one vector, float64 [P]."""
-        return torch.nn.utils.parameters_to_vector(self.network.parameters()).detach().double()
+        return flat_parameters(self.network)
 
     # ---- one step --------------------------------------------------------------------------------------------
 

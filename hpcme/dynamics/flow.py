@@ -51,8 +51,7 @@ class Flow:
 
     def mean_log(self, q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Logarithmic mean of q and a target, float64 [D], kept within bounds where the target vanishes."""
-        mean = torch.maximum(logarithmic_mean(q, torch.maximum(target, _LEAST * q)), _FLOOR * q)
-        return mean.clamp_min(STILL / self.count)
+        return bounded_mean(q, target).clamp_min(STILL / self.count)
 
     def matrices(self, L: torch.Tensor, q: torch.Tensor, leave: torch.Tensor | None = None) -> tuple[list, list]:
         """S = O^T w L O and K = O^T w (A_in q - leave) O as lists of square blocks: one block for all parameters where
@@ -102,6 +101,11 @@ class Flow:
         moved = torch.cat([flux @ tree.scores(i, used) for i in group], dim=1)
         moved -= leave[states, None] * O
         K += O.T @ (moved.mul_(w))
+
+
+def bounded_mean(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Logarithmic mean of q and a target, kept within bounds where the target vanishes."""
+    return torch.maximum(logarithmic_mean(q, torch.maximum(target, _LEAST * q)), _FLOOR * q)
 
 
 def logarithmic_mean(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

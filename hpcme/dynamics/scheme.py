@@ -1,8 +1,15 @@
-"""What the time loop knows of a scheme: what one step did."""
+"""What schemes share: what the time loop learns of a step, and a network's part of a checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hpcme.networks.base import VAN
+
+_PREFIX = "network/"
 
 
 @dataclass
@@ -17,3 +24,19 @@ class Advance:
     leak: float
     row: dict[str, float]
     defect: float | None = None
+
+
+def network_state(network: VAN) -> dict[str, np.ndarray]:
+    """Parameters and head bases of a network as named arrays, for a checkpoint."""
+    return {f"{_PREFIX}{name}": value.cpu().numpy().copy() for name, value in network.state_dict().items()}
+
+
+def restore_network(network: VAN, state: dict[str, object]) -> None:
+    """Undo `network_state`; other names are passed over."""
+    arrays = {name: torch.as_tensor(value) for name, value in state.items() if name.startswith(_PREFIX)}
+    network.load_state_dict({name.removeprefix(_PREFIX): value for name, value in arrays.items()})
+
+
+def flat_parameters(network: VAN) -> torch.Tensor:
+    """All parameters of a network as one vector, float64 [P]."""
+    return torch.nn.utils.parameters_to_vector(network.parameters()).detach().double()

@@ -97,10 +97,7 @@ class StateTree:
         flat = torch.zeros_like(logq)
         self.mean_features = []
         for i in range(self.network.S):
-            logits = self._logits(i, self.parameters.block(theta, i)) + self.bases[i]
-            if self.masks[i] is not None:
-                logits = logits.masked_fill(~self.masks[i], -torch.inf)
-            logp = torch.log_softmax(logits, dim=1)
+            logp = self._conditional(i, theta)
             p = logp.exp()
             self.mean_features.append(p if self.features[i] is None else p @ self.features[i].T)
             at = self.rows[i] * logp.shape[1] + self.x[:, i]
@@ -115,10 +112,7 @@ class StateTree:
         """log(q_i^temper / q_i) with q_i^temper renormalised, float64 [S, N] for all i; -inf off the support."""
         theta, out = self.parameters.get(), []
         for i in range(self.network.S):
-            logits = self._logits(i, self.parameters.block(theta, i)) + self.bases[i]
-            if self.masks[i] is not None:
-                logits = logits.masked_fill(~self.masks[i], -torch.inf)
-            logp = torch.log_softmax(logits, dim=1)
+            logp = self._conditional(i, theta)
             change = torch.log_softmax(temper * logp, dim=1) - logp
             change = torch.where(torch.isneginf(logp), logp, change)
             out.append(change.reshape(-1)[self.rows[i] * logp.shape[1] + self.x[:, i]])
@@ -154,10 +148,7 @@ class StateTree:
 
         p float64 [N] over the states; prefix float64 [U], its sums over the distinct prefixes of position i.
         """
-        logits = self._logits(i, self.parameters.block(theta, i)) + self.bases[i]
-        if self.masks[i] is not None:
-            logits = logits.masked_fill(~self.masks[i], -torch.inf)
-        logp = torch.log_softmax(logits, dim=1)
+        logp = self._conditional(i, theta)
         q, phi = logp.exp(), self.features[i]
         at = self.rows[i] * logp.shape[1] + self.x[:, i]
         loss = -float(p @ logp.reshape(-1)[at])
@@ -200,9 +191,13 @@ class StateTree:
         d = d - self.mean_features[i][rows]
         return (self.hidden[i][rows][:, :, None] * d[:, None, :]).reshape(len(x), -1)
 
-    def _logits(self, i: int, block: torch.Tensor) -> torch.Tensor:
-        natural = self.hidden[i] @ block
-        return natural if self.features[i] is None else natural @ self.features[i]
+    def _conditional(self, i: int, theta: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of conditional i at every distinct prefix and parameters theta, float64 [U, counts]."""
+        natural = self.hidden[i] @ self.parameters.block(theta, i)
+        logits = (natural if self.features[i] is None else natural @ self.features[i]) + self.bases[i]
+        if self.masks[i] is not None:
+            logits = logits.masked_fill(~self.masks[i], -torch.inf)
+        return torch.log_softmax(logits, dim=1)
 
 
 def _overlaps(phi: torch.Tensor | None, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,8 +14,8 @@ import torch
 from hpcme.dynamics.covering import MANY, NEGLIGIBLE, NEGLIGIBLE_OF_MANY, Cloud, Coverage, Sampler
 from hpcme.dynamics.enumeration import Enumeration
 from hpcme.dynamics.flow import Flow
-from hpcme.dynamics.integrators import INTEGRATORS, Settings
-from hpcme.dynamics.scheme import Advance
+from hpcme.dynamics.integrators import Heun, Implicit, Integrator, Rkc2, Ros2, Settings
+from hpcme.dynamics.scheme import Advance, flat_parameters, network_state, restore_network
 from hpcme.dynamics.tangent import HeadParameters, StateTree
 from hpcme.dynamics.waveform import Waveform
 from hpcme.errors import NumericalError
@@ -32,19 +32,17 @@ _ADVICE = (
 )
 
 
-#: Damping: relative to the diagonal of the Fisher matrix, and absolute. With an absolute part of 1e-6 and less,
-#: directions that hardly any probability determines are followed too: steps collapse, and rounding grows until runs on
-#: different numbers of ranks differ.
-_DAMPING = 1e-4, 1e-5
-_DAMPING_WAVEFORM = 1e-4, 1e-6  # conditionals solved one by one, no long memory
+INTEGRATORS: dict[str, type[Integrator]] = {
+    "implicit": Implicit, "waveform": Waveform, "ros2": Ros2, "rkc2": Rkc2, "heun": Heun,
+}  # fmt: skip
 _LEAP = 1.0  # largest symmetric KL divergence between the laws before and after a step
 TEMPER = 0.5  # exponent of the flattened conditionals: they meet states of probability 1e-6 as often as q meets 1e-3
 TEMPER_EACH = 0.3  # the same where one conditional at a time is flattened: counts of probability 1e-4 as often as 0.06
 
 
-def settings_of(job) -> Settings:
+def settings_of(job, integrator: type[Integrator]) -> Settings:
     """Tolerance and damping of a job."""
-    relative, ridge = _DAMPING_WAVEFORM if job["solver.integrator"] == "waveform" else _DAMPING
+    relative, ridge = integrator.damping
     if job["solver.damping"] != "auto":
         relative = job["solver.damping"]
     if job["solver.ridge"] != "auto":
@@ -61,12 +59,13 @@ class Tdvp:
         """states: all reachable states, int32 [M, S], for exact sums; None for sampled ones."""
         self.network, self.enumeration, self.world = network, enumeration, world
         self.parameters = HeadParameters(network)
-        self.settings = settings_of(job)
         self.coupled = self.parameters.size <= job["solver.coupled"]
         name = job["solver.integrator"]
         if name == "auto":
             name = "implicit" if self.coupled else "heun"
-        self.integrator = Waveform(self.settings) if name == "waveform" else INTEGRATORS[name](self.settings)
+        kind = INTEGRATORS[name]
+        self.settings = settings_of(job, kind)
+        self.integrator = kind(self.settings)
         self.end = float(job.report_times[-1])
         self.longest = math.inf if job["solver.dt"] == "auto" else job["solver.dt"]
         self.h = 0.0  # next step, 0: not chosen yet
@@ -74,7 +73,7 @@ class Tdvp:
         self.states = states
         coverage = Coverage(
             job["sampling.samples"], job["sampling.tail"], job["sampling.cover"],
-            TEMPER_EACH if name == "waveform" else TEMPER, job["run.seed"], each=name == "waveform",
+            TEMPER_EACH if kind.each else TEMPER, job["run.seed"], each=kind.each,
         )  # fmt: skip
         self.sampler = Sampler(self.parameters, enumeration, coverage)
         self.every: StateTree | None = None
@@ -83,9 +82,7 @@ class Tdvp:
 
     def state(self) -> dict[str, object]:
         """Everything that determines the future, as arrays for a checkpoint."""
-        out: dict[str, object] = {name: v.cpu().numpy().copy() for name, v in self.network.state_dict().items()}
-        out = {f"network/{name}": value for name, value in out.items()}
-        out["h"] = float(self.h)
+        out: dict[str, object] = {**network_state(self.network), "h": float(self.h)}
         out["points"] = np.array([self.sampler.points["train"], self.sampler.points["tail"]])
         for name, value in self.integrator.state().items():
             out[f"integrator/{name}"] = value.cpu().numpy().copy()
@@ -95,8 +92,7 @@ class Tdvp:
 
     def restore(self, state: dict[str, object]) -> None:
         """Undo `state`."""
-        arrays = {name[8:]: torch.as_tensor(v) for name, v in state.items() if name.startswith("network/")}
-        self.network.load_state_dict(arrays)
+        restore_network(self.network, state)
         self.h = float(state["h"])
         self.sampler.points["train"], self.sampler.points["tail"] = (float(v) for v in np.asarray(state["points"]))
         matrices = {name[11:]: torch.as_tensor(v) for name, v in state.items() if name.startswith("integrator/")}
@@ -106,7 +102,7 @@ class Tdvp:
 
     def flat(self) -> torch.Tensor:
         """All parameters of the network as one vector, float64 [P]."""
-        return torch.nn.utils.parameters_to_vector(self.network.parameters()).detach().double()
+        return flat_parameters(self.network)
 
     # ---- one step --------------------------------------------------------------------------------------------
 
@@ -155,12 +151,12 @@ class Tdvp:
         """This rank's part of the states of one step, with E[rate of leaving the limits] and E[a0]."""
         if self.states is None:
             n, info = self.sampler.draw(step, t)
-            mine = self._share(n.shape[0])
+            mine = self.world.part(n.shape[0])
             cloud = Cloud(self.parameters, self.enumeration, n[mine], t, mine.start)
             cloud.weigh({name: value[mine] for name, value in info.items()}, self.sampler)
         else:
             n = self._matter(t, h)
-            mine = self._share(n.shape[0])
+            mine = self.world.part(n.shape[0])
             cloud = Cloud(self.parameters, self.enumeration, n[mine], t, mine.start)
         q = cloud.tree.log_prob().exp()[: cloud.D] * cloud.weight
         a, leak = self.enumeration.outflow(cloud.n, t, t)
@@ -174,9 +170,6 @@ class Tdvp:
         known = torch.isfinite(before) & ~torch.isneginf(after)
         change = torch.where(known, after - before, torch.zeros_like(before))
         return flow.total((after.exp() - before.exp()) * change)
-
-    def _share(self, count: int) -> slice:
-        return slice(count * self.world.rank // self.world.size, count * (self.world.rank + 1) // self.world.size)
 
     def _matter(self, t: float, h: float) -> torch.Tensor:
         """Reachable states but those that have, all together and within h, a negligible probability: int32 [D, S]."""

@@ -19,18 +19,20 @@ import math
 
 import torch
 
-from hpcme.dynamics.flow import Flow, logarithmic_mean
+from hpcme.dynamics.flow import Flow, bounded_mean
 from hpcme.dynamics.integrators import Integrator, Outcome
 
 _SWEEPS = 4  # over the conditionals, per Gauss-Newton step
 _MOST = 14  # Gauss-Newton steps. Too few let fast-growing rare counts lag behind, and the lag stays for the whole run:
 _ENOUGH = 0.005  # they end when the update is below this share of the tolerance, in the Fisher norm.
 _FRESH = 2  # the first so many form their matrices, the others use the last ones
-_LEAST, _FLOOR = 1e-3, 0.2  # bounds of the logarithmic mean, as in `flow`
 
 
 class Waveform(Integrator):
     """See the module."""
+
+    damping = 1e-4, 1e-6  # conditionals are solved one by one, without a long memory
+    each = True
 
     def _step(self, flow: Flow, t: float, h: float, predict: torch.Tensor | None) -> Outcome | None:
         cloud, parameters, settings = flow.cloud, flow.parameters, self.settings
@@ -50,9 +52,9 @@ class Waveform(Integrator):
         self._factors: list[torch.Tensor] = []
         last = torch.zeros_like(q)
         for iteration in range(_MOST):
-            L = torch.maximum(logarithmic_mean(q, torch.maximum(target, _LEAST * q)), _FLOOR * q).clamp_min(1e-300)
-            if iteration < _FRESH:
-                self._form(flow, w * L)
+            L = bounded_mean(q, target).clamp_min(1e-300)
+            if iteration < _FRESH and not self._form(flow, w * L):
+                return None
             update, change = self._solve(flow, w * L, (target - q) / L, parameters.get() - begin)
             # The dependence of T on q' makes the updates shrink by a factor only: their sum is seen in two of them.
             inner = flow.total(L * change * last) if iteration > 1 else 0.0
@@ -77,8 +79,11 @@ class Waveform(Integrator):
             return None
         return Outcome(error, self.evaluations, self.matrices, math.sqrt(left / moved) if moved > 0.0 else 0.0)
 
-    def _form(self, flow: Flow, weight: torch.Tensor) -> None:
-        """Factors of the damped matrices O_i^T weight O_i of all conditionals, weight float64 [D]; and the scores."""
+    def _form(self, flow: Flow, weight: torch.Tensor) -> bool:
+        """Factors of the damped matrices O_i^T weight O_i of all conditionals, weight float64 [D], and the scores.
+
+        False where there are none, as with numbers that are not finite.
+        """
         S, settings = flow.parameters.network.S, self.settings
         self._scores = [flow.cloud.tree.scores(i, slice(0, flow.cloud.D)) for i in range(S)]
         parts = [(O.T @ (O * weight[:, None])).reshape(-1) for O in self._scores]
@@ -86,8 +91,12 @@ class Waveform(Integrator):
         for M in flow.world.sum_(torch.cat(parts)).split([len(part) for part in parts]):
             M = M.view(math.isqrt(len(M)), -1)
             damped = M + torch.diag(settings.relative * M.diagonal() + settings.ridge)
-            self._factors.append(torch.linalg.cholesky(damped))
+            factor, problem = torch.linalg.cholesky_ex(damped)
+            if int(problem) or not bool(torch.isfinite(factor).all()):
+                return False
+            self._factors.append(factor)
         self.matrices += 1
+        return True
 
     def _solve(self, flow: Flow, weight: torch.Tensor, rho: torch.Tensor, moved: torch.Tensor) -> tuple:
         """Damped least squares of rho float64 [D] on the scores with weights [D], conditional by conditional.

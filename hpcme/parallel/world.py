@@ -38,6 +38,10 @@ class World:
         """Limit torch's CPU threads to a useful number for this run's matrices."""
         self.threads = set_threads(self.local_size, useful)
 
+    def part(self, count: int) -> slice:
+        """This rank's part of `count` items in order; parts of different ranks differ by one item at most."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
     def describe(self) -> str:
         return f"1 process on {_device_name(self.device)}, {self.threads} CPU thread(s)"
 

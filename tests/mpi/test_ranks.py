@@ -33,6 +33,7 @@ TDVP = {
     "exact": {"sampling__exact": True, "solver__integrator": "implicit"},
     "sampled": {"sampling__exact": False},
     "uncoupled": {"sampling__exact": False, "solver__coupled": 0},
+    "waveform": {"sampling__exact": False, "solver__integrator": "waveform", "sampling__samples": 400},
 }
 
 
