@@ -111,7 +111,8 @@ def job_of(name: str, end: float, **overrides):
     """A job on one of MODELS with small sizes, by projection unless told; overrides use __ for the dot in a key."""
     keys = {
         "solver.scheme": "projection", "time.end": end, "time.report": [end], "sampling.samples": 400,
-        "sampling.shards": 6, "network.width": 12, "solver.epochs": 5, "solver.start_epochs": 200,
+        "sampling.shards": 6, "network.width": 12, "solver.optimiser": "adam", "solver.epochs": 5,
+        "solver.start_epochs": 200,
         "output.report_samples": 600,
     }  # fmt: skip
     keys.update({key.replace("__", "."): value for key, value in overrides.items()})

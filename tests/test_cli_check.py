@@ -57,7 +57,6 @@ def test_keys_that_differ_from_the_defaults_are_shown(place, capsys):
         "network.width": 8,
         "solver.scheme": "projection",
         "solver.jumps": 0.1,
-        "solver.epochs": 4,
         "solver.start_jumps": 0.3,
         "solver.start_epochs": 60,
         "sampling.samples": 64,
@@ -67,7 +66,7 @@ def test_keys_that_differ_from_the_defaults_are_shown(place, capsys):
     }
     assert data["job"]["report_times"] == [0.0, 0.3, 0.6]
     text = call(capsys, "check", "job.toml").out
-    assert "keys that differ from their defaults" in text and "    solver.epochs = 4\n" in text
+    assert "keys that differ from their defaults" in text and "    solver.jumps = 0.1\n" in text
     assert "every key has its default" in call(capsys, "check", "switch.toml", "--end", "1").out
 
 
@@ -80,8 +79,12 @@ def test_the_number_of_steps_is_exact_where_the_exit_rate_is_constant(place, cap
     assert cost["start_exit_rate"] == pytest.approx(2.0, rel=1e-9)
     assert cost["start_time"] == pytest.approx(1.5, rel=0.03)  # met to about 2% (see short_time_law)
     assert cost["steps"] == math.ceil((5 - cost["start_time"]) / 0.25) + 20
-    assert cost["epochs"] == 20
-    assert cost["seconds_at_least"] == pytest.approx(cost["steps"] * 20 * cost["epoch_seconds"])
+    assert cost["epochs"] == 4
+    assert cost["seconds_at_least"] == pytest.approx(cost["steps"] * 4 * cost["epoch_seconds"])
+    adam = json.loads(call(capsys, *argv, "--set", "solver.optimiser=adam").out)["cost"]
+    assert adam["epochs"] == 20 and adam["steps"] == cost["steps"]
+    # the scores of every sample, and their centred copy
+    assert cost["bytes"] - adam["bytes"] > 8 * 2 * 1000 * cost["parameters"] - 2**24
     # no gated unit is needed for one species: the network is its head and what leads to it
     wider = json.loads(call(capsys, *argv, "--set", "network.width=64").out)["cost"]
     assert wider["parameters"] > cost["parameters"] and wider["bytes"] > cost["bytes"]

@@ -19,7 +19,7 @@ from hpcme.networks.build import KINDS
 PACKAGE = Path(__file__).parents[1] / "hpcme"
 #: Keys whose "auto" becomes a value as soon as the job is read.
 CHOSEN = ("solver.scheme", "solver.integrator", "network.kind", "network.width", "sampling.samples", "sampling.cover",
-          "sampling.tail")  # fmt: skip
+          "sampling.tail", "solver.optimiser", "solver.epochs")  # fmt: skip
 
 
 def write(folder: Path, text: str) -> Path:
@@ -54,8 +54,9 @@ def test_a_job_file_resolves_with_defaults(tmp_path):
         ({"solver.scheme": "tdvp", "sampling.exact": False}, {"solver.integrator": "auto", "network.head": "auto"}),
         ({"sampling.exact": False}, {"solver.scheme": "projection", "network.kind": "gru"}),
         ({"sampling.exact_states": 10}, {"solver.scheme": "projection", "network.kind": "gru"}),
-        ({"solver.scheme": "projection"}, {"network.kind": "gru", "network.width": 32, "sampling.samples": 2000,
-                                           "sampling.cover": 0.3, "sampling.tail": 0.1}),
+        ({"solver.scheme": "projection"}, {"network.kind": "gru", "network.width": 32, "sampling.samples": 1000,
+                                           "sampling.cover": 0.3, "sampling.tail": 0.1, "solver.optimiser": "natural"}),
+        ({"solver.scheme": "projection", "solver.optimiser": "adam"}, {"sampling.samples": 2000, "solver.epochs": 20}),
         ({"solver.scheme": "projection", "solver.loss": "l2"}, {"sampling.tail": 0.0}),
         ({"solver.scheme": "projection", "network.kind": "basis"}, {"network.kind": "basis", "network.width": 12}),
     ],

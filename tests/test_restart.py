@@ -34,6 +34,12 @@ samples = 100
 report_samples = 1000
 checkpoint_steps = 3
 """
+PROJECTION = """[network]
+width = 12
+[solver]
+scheme = "projection"
+start_epochs = 100
+"""
 TDVP = """[network]
 width = 4
 [solver]
@@ -41,15 +47,8 @@ scheme = "tdvp"
 start_jumps = 3.0
 """
 JOBS = {
-    "projection": """[network]
-width = 12
-[solver]
-scheme = "projection"
-epochs = 8
-start_epochs = 100
-[sampling]
-samples = 400
-""",
+    "projection": PROJECTION + 'optimiser = "adam"\nepochs = 8\n[sampling]\nsamples = 400\n',
+    "projection-natural": PROJECTION + "[sampling]\nsamples = 200\n",
     "tdvp": TDVP + "dt = 0.05\n",  # exact sums, exponential
     "tdvp-implicit": TDVP + 'tolerance = 0.005\nintegrator = "implicit"\n',
     "tdvp-sampled": TDVP + "tolerance = 0.02\n[sampling]\nsamples = 1000\nexact = false\n",

@@ -229,6 +229,8 @@ def cost(job: Job) -> dict[str, Any]:
         "epoch_seconds": seconds,
         "seconds_at_least": steps * job["solver.epochs"] * seconds,
     }
+    if job["solver.scheme"] == "projection" and job["solver.optimiser"] == "natural":
+        found["bytes"] += 2 * 8 * rows * parameters
     if job["solver.scheme"] == "tdvp":  # its steps follow the law, not the rates: nothing is known before the run
         found |= {"steps": None, "epochs": None, "seconds_at_least": None}
         found["bytes"] += 6 * 8 * parameters**2 + _SCORES

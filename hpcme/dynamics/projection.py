@@ -1,7 +1,8 @@
 """Scheme `projection`: fit the network to T = exp(dt A) q_t (to Taylor order) by a policy gradient, step after step.
 
 The method of Tang, Weng and Zhang (Nat. Mach. Intell. 5, 376, 2023), with a target that is evaluated once per distinct
-state, a sampling law that covers states about to be invaded, and any Taylor order (1 is theirs).
+state, a sampling law that covers states about to be invaded, any Taylor order (1 is theirs), and beside their Adam the
+natural gradient (hpcme.dynamics.natural).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from hpcme.dynamics.enumeration import Enumeration
 from hpcme.dynamics.losses import LOSSES
+from hpcme.dynamics.natural import DAMPING, LevenbergMarquardt, Scores
 from hpcme.dynamics.sampler import FlatNetwork, Shards
 from hpcme.dynamics.scheme import Advance
 from hpcme.dynamics.steplength import StepLength
@@ -74,6 +76,12 @@ class Projection:
         self.rate, self.decay = job["solver.learning_rate"], job["solver.decay"]
         self.loss_name = job["solver.loss"]
         self.optimiser = torch.optim.Adam([self.live.flat], lr=self.rate, betas=(0.9, 0.99), eps=1e-6, foreach=False)
+        self.natural: LevenbergMarquardt | None = None
+        if job["solver.optimiser"] == "natural":
+            damping = job["solver.damping"]
+            damping = DAMPING if damping == "auto" else damping
+            self.natural = LevenbergMarquardt(Scores(network), world, damping)
+        self.rows: torch.Tensor | None = None  # the samples that a fit by natural gradient keeps
         self.extrapolate = job["solver.extrapolate"]
         self.velocity = torch.zeros_like(self.live.flat.detach())  # d theta / dt over the last step
         self.length = StepLength(job, enumeration, world)
@@ -213,6 +221,8 @@ class Projection:
             used += 1
             if result is not None:
                 epoch += 1
+                if self.natural is not None and self.natural.settled:
+                    break
                 continue
             # Some state does not admit this step: every rank agreed on a shorter one, and the fit begins anew.
             epoch, shortened = 0, shortened + 1
@@ -226,7 +236,7 @@ class Projection:
 
     def _epoch(self, step: int, stream: int, epoch: int, target: Target) -> Fit | None:
         """One gradient step; None when the time step was shortened instead."""
-        draw = self._draw(step, stream, target)
+        draw = self._draw(step, stream, epoch, target)
         logq = draw.logq.detach()
         if bool(torch.isneginf(logq).any()):
             raise NumericalError(_missed(self.enumeration.net, draw.n[torch.isneginf(logq)][0].tolist(), target))
@@ -252,15 +262,23 @@ class Projection:
                 f"step {step} at t = {target.t:g}, epoch {epoch}: the gradient is not finite; the parameters were "
                 "not changed. Lower solver.learning_rate or solver.dt."
             )
-        with self.timers("optimiser"):
-            self._update(gradient, epoch)
         mean = d_sum / self.shards.samples
         variance = max(0.0, d_square / self.shards.samples - mean * mean)
+        with self.timers("optimiser"):
+            if self.natural is None:
+                self._update(gradient, epoch)
+            else:
+                variance = self._step_naturally(draw, logq - target.log_target(index), variance, epoch)
         return Fit(d_drawn / drawn, math.sqrt(variance), norm, total_weight**2 / w_square)
 
-    def _draw(self, step: int, stream: int, target: Target) -> Draw:
-        """Samples of q', pushed samples of q_t and tail samples, with log q' (differentiable)."""
+    def _draw(self, step: int, stream: int, epoch: int, target: Target) -> Draw:
+        """Samples of q', pushed samples of q_t and tail samples, with log q' (differentiable).
+
+        A fit by natural gradient keeps the samples of its first epoch.
+        """
         with self.timers("sampling"):
+            if self.natural is not None and epoch:
+                return self.network.draw(self.rows.new_zeros(0, self.network.S, dtype=torch.float64), self.rows)
             u = self.shards.uniforms("train", step, stream, self.shards.drawn, self.network.S)
             given = None
             if self.shards.pushed:
@@ -270,7 +288,11 @@ class Projection:
             if self.shards.tempered:
                 wide = self.shards.rotate(self.wide, stream, self.shards.tempered)
                 given = wide if given is None else torch.cat([given, wide])
-            return self.network.draw(u, given)
+            draw = self.network.draw(u, given)
+            if self.natural is not None:
+                self.rows = draw.n[draw.row]
+                self.natural.begin()
+            return draw
 
     def _sums(self, draw: Draw, logq, log_target, log_ratio, index, target: Target) -> torch.Tensor:
         """Local sums of one epoch over all rows, float64 [8]; states count with their multiplicities.
@@ -295,6 +317,15 @@ class Projection:
                 (many * w * w).sum(), too_small.double(),
             ]
         )  # fmt: skip
+
+    def _step_naturally(self, draw: Draw, difference: torch.Tensor, variance: float, epoch: int) -> float:
+        """One step by natural gradient, none after the last look; returns the variance of the parameters kept."""
+        flat = self.live.flat.data
+        if epoch + 1 == self.epochs:
+            return self.natural.settle(flat, variance)
+        many = torch.bincount(draw.row, minlength=draw.n.shape[0]).double()
+        self.natural.update(flat, draw.n, many, difference, variance)
+        return variance
 
     def _update(self, gradient: torch.Tensor, epoch: int) -> None:
         # The rate falls geometrically within a time step: large moves first, then the noise is averaged out.

@@ -236,9 +236,13 @@ def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
         # The heads of a network of few species can afford many hidden units; with many species the counts themselves,
         # which every conditional sees, are what matters.
         width = 12 if net.S <= 4 else 8 if net.S <= 6 else 4
+    if values["solver.optimiser"] == "auto":
+        values["solver.optimiser"] = "natural" if values["solver.loss"] == "kl" else "adam"
+    natural = values["solver.optimiser"] == "natural"
     chosen = {
-        "network.kind": kind, "network.width": width, "sampling.samples": 5000 if tdvp else 2000,
-        "sampling.cover": 0.1 if tdvp else 0.3,
+        "network.kind": kind, "network.width": width,
+        "sampling.samples": 5000 if tdvp else 1000 if natural else 2000,
+        "sampling.cover": 0.1 if tdvp else 0.3, "solver.epochs": 4 if natural else 20,
         "sampling.tail": 0.5 if tdvp and waveform else 0.3 if tdvp else 0.1 if values["solver.loss"] == "kl" else 0.0,
     }  # fmt: skip
     for key, value in chosen.items():
@@ -265,6 +269,11 @@ def _few_states(values: dict[str, Any], net: ReactionNetwork) -> bool:
 
 
 def _check_shares(values: Mapping[str, Any], where: str) -> None:
+    if values["solver.optimiser"] == "natural" and values["solver.loss"] != "kl":
+        raise InputError(
+            f'{where}: solver.optimiser = "natural" goes with solver.loss = "kl" only, not with '
+            f'"{values["solver.loss"]}": leave one of the two out.'
+        )
     tail = values["sampling.tail"]
     if tail > 0.0 and values["solver.scheme"] == "projection" and values["solver.loss"] != "kl":
         raise InputError(

@@ -64,7 +64,9 @@ KEYS: dict[str, Key] = {
         "heun where the network has more parameters than solver.coupled",
         words=("auto", "exponential", "implicit", "waveform", "ros2", "rkc2", "heun"),
     ),
-    "solver.damping": Key("float", "auto", "tdvp: damping as a share of the Fisher diagonal", low=0.0, high=1.0),
+    "solver.damping": Key(
+        "float", "auto", "tdvp and natural: damping as a share of the Fisher diagonal", low=0.0, high=1.0
+    ),
     "solver.ridge": Key(
         "float",
         "auto",
@@ -83,7 +85,16 @@ KEYS: dict[str, Key] = {
     "solver.order": Key("int", 2, "Taylor order of the target: 1 is the paper's explicit Euler", low=1, high=4),
     "solver.dt": Key("float", "auto", 'largest time step; "auto": jumps / E[a0], with tdvp any', low=0.0),
     "solver.jumps": Key("float", 0.5, "expected transitions per automatic step", low=1e-6, high=1e3),
-    "solver.epochs": Key("int", 20, "gradient steps per time step", low=1, high=1_000_000),
+    "solver.optimiser": Key(
+        "word",
+        "auto",
+        'projection: "natural", damped Gauss-Newton steps on one set of samples a step; "adam", the paper\'s, fresh '
+        'samples in every epoch; "auto": natural for loss "kl"',
+        words=("auto", "natural", "adam"),
+    ),
+    "solver.epochs": Key(
+        "int", "auto", 'gradient steps per time step; "auto": 20, with natural 4 or fewer', low=1, high=1_000_000
+    ),
     "solver.learning_rate": Key("float", 0.01, "Adam's step size at the start of a time step", low=0.0, high=10.0),
     "solver.decay": Key("float", 0.05, "learning rate at the last epoch of a step, as a fraction", low=1e-6, high=1.0),
     "solver.extrapolate": Key(
@@ -106,7 +117,8 @@ KEYS: dict[str, Key] = {
     "sampling.samples": Key(
         "int",
         "auto",
-        'samples per epoch (projection) or distinct states per step (tdvp); "auto": 2000 or 5000',
+        'samples per epoch (projection) or distinct states per step (tdvp); "auto": 1000 with '
+        "natural, 2000 with adam, 5000",
         low=1,
         high=1_000_000_000,
     ),

@@ -165,6 +165,20 @@ class VAN(nn.Module, ABC):
         logq = drawn.logq[drawn.row]
         return logq if everything else torch.where(inside, logq, torch.full_like(logq, -torch.inf))
 
+    def forward(self, n: torch.Tensor) -> torch.Tensor:
+        """`log_prob` at states of the support, n int [B, S], without shared prefixes and without a look at values:
+        what torch.func can differentiate state by state."""
+        x = n[:, self.order].long()
+        first = torch.zeros_like(x[:, 0])
+        node, carry, logq = first, self.begin(), torch.zeros_like(first, dtype=torch.float64)
+        for i in range(self.S):
+            logp = self.conditional(i, self.hidden(i, carry), node).expand(n.shape[0], -1)
+            logq = logq + logp.gather(1, x[:, i : i + 1])[:, 0]
+            if i + 1 < self.S:
+                carry = self.advance(i, carry, None if i else first, x[:, i])
+                node = self.support.advance(i, node, x[:, i]).clamp_min(0)
+        return logq
+
     @torch.no_grad()
     def conditionals(self, n: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Log-probabilities of every conditional at states n int [B, S] of the support.

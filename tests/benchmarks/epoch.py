@@ -26,7 +26,7 @@ from hpcme.parallel.world import open_world
 
 PAPER = {
     "sampling.samples": 1000, "sampling.cover": 0.0, "sampling.tail": 0.0, "network.kind": "gru", "network.width": 32, "network.depth": 1,
-    "solver.scheme": "projection", "solver.order": 1, "solver.dt": 0.005, "solver.epochs": 100, "solver.learning_rate": 1e-3, "solver.decay": 1.0,
+    "solver.scheme": "projection", "solver.order": 1, "solver.optimiser": "adam", "solver.dt": 0.005, "solver.epochs": 100, "solver.learning_rate": 1e-3, "solver.decay": 1.0,
     "solver.extrapolate": 0.0,
 }  # fmt: skip
 

@@ -114,11 +114,15 @@ class Watched:
         return np.array([row[name] for row in self.recorder.rows])
 
 
-@pytest.mark.parametrize("loss", ["kl", "l2", "hellinger"])
+@pytest.mark.parametrize(
+    "fit",
+    [{"loss": "kl"}, {"loss": "l2"}, {"loss": "hellinger"}, {"solver__optimiser": "natural", "solver__epochs": 3}],
+    ids=["kl", "l2", "hellinger", "natural"],
+)
 @pytest.mark.parametrize("kind", ["gru", "made"])
-def test_a_job_does_not_depend_on_the_number_of_ranks(world, kind, loss):
+def test_a_job_does_not_depend_on_the_number_of_ranks(world, kind, fit):
     """Identical samples in the first step; loss and parameters to 1e-9 relative after 20 steps."""
-    job = small_job(kind, loss)
+    job = small_job(kind, **fit)
     here, alone = Watched(job, world), Watched(job, None)
     start = [run.evolution.scheme.flat().numpy().copy() for run in (here, alone)]
     assert np.array_equal(*start)
