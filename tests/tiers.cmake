@@ -1,5 +1,6 @@
 # The test tiers, as CTest labels: serial, mpi (the same files at 1, 2 and 3 ranks; three catches whoever thinks in
-# powers of two), restart (kill and resume) and gpu. Every pytest run writes junit/NAME.xml, which tests/run.sh adds up.
+# powers of two), restart (kill and resume), fault (runs that are broken on purpose), slurm (a real Slurm on this one
+# machine) and gpu. Every pytest run writes junit/NAME.xml, which tests/run.sh adds up.
 # tiers.txt says for each tier whether this machine can run it: NAME|yes or NAME|no|REASON.
 enable_testing()
 
@@ -38,7 +39,7 @@ endforeach()
 list(REMOVE_DUPLICATES areas)
 foreach(area IN LISTS areas)
   add_pytest(serial.${area} LABEL serial PROCESSORS 1 TIMEOUT 1200
-             ARGS -m "not mpi and not restart and not gpu" ${files_of_${area}})
+             ARGS -m "not mpi and not restart and not fault and not slurm and not gpu" ${files_of_${area}})
 endforeach()
 list(APPEND tiers "serial|yes")
 
@@ -53,15 +54,32 @@ if(HPCME_LAUNCHER)
                  ARGS -m "not gpu" ${mpi_files})
     endforeach()
   endif()
-  add_pytest(mpi.launch LABEL mpi PROCESSORS 3 TIMEOUT 900 ALONE ARGS -m "mpi and not restart and not gpu" ${files})
+  add_pytest(mpi.launch LABEL mpi PROCESSORS 3 TIMEOUT 900 ALONE
+             ARGS -m "mpi and not restart and not fault and not slurm and not gpu" ${files})
   list(APPEND tiers "mpi|yes")
 else()
   list(APPEND tiers "mpi|no|there is no mpiexec beside ${HPCME_PYTHON} or in PATH (pip install mpich)")
 endif()
 
 # restart: runs that are killed and go on
-add_pytest(restart LABEL restart PROCESSORS 2 TIMEOUT 900 ALONE ARGS -m "restart and not gpu" ${files})
+add_pytest(restart LABEL restart PROCESSORS 2 TIMEOUT 900 ALONE
+           ARGS -m "restart and not fault and not slurm and not gpu" ${files})
 list(APPEND tiers "restart|yes")
+
+# fault: runs that are broken on purpose
+add_pytest(fault LABEL fault PROCESSORS 2 TIMEOUT 1200 ALONE ARGS -m "fault and not slurm and not gpu" ${files})
+list(APPEND tiers "fault|yes")
+
+# slurm: needs root and Slurm's programs; tests/slurm/start.sh says what is missing, and starts nothing when asked only
+execute_process(COMMAND bash "${tests_dir}/slurm/start.sh" --check OUTPUT_VARIABLE problem ERROR_VARIABLE problem
+                RESULT_VARIABLE code OUTPUT_STRIP_TRAILING_WHITESPACE)
+add_pytest(slurm LABEL slurm PROCESSORS 2 TIMEOUT 900 ALONE ARGS -m "slurm and not gpu" ${files})
+if(code EQUAL 0)
+  list(APPEND tiers "slurm|yes")
+else()
+  set_tests_properties(slurm PROPERTIES DISABLED TRUE)
+  list(APPEND tiers "slurm|no|${problem}")
+endif()
 
 # gpu: registered on every machine, switched off where torch sees no GPU
 execute_process(COMMAND "${HPCME_PYTHON}" -c "import torch; print(torch.cuda.device_count())"
