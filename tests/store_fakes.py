@@ -11,14 +11,17 @@ import os
 import shutil
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from hpcme.store import writer as writer_module
+from hpcme.store.files import Sink
 from hpcme.store.layout import Report
 from hpcme.store.moments import sample_moments
+from hpcme.store.seal import append_seal
 from hpcme.store.writer import RunWriter
 
 SPECIES = ["A", "B"]
@@ -83,6 +86,21 @@ def make_report(index, time_=None, x=0, samples=40, network=True):
         network=law if network else None,
         extra={"entropy": float(rng.random())},
     )
+
+
+@contextmanager
+def changed_results(path):
+    """Change a results.h5 as h5py.File and give it a new seal: a file that is whole, but wrong in its content."""
+    with h5py.File(path, "a") as file:  # HDF5 cuts the old seal off when it closes the file
+        yield file
+    handle = os.open(path, os.O_RDWR)
+    try:
+        sink = Sink(handle)
+        sink._size = os.fstat(handle).st_size
+        append_seal(sink)
+        sink.check()
+    finally:
+        os.close(handle)
 
 
 def simulate(folder, steps=8, pause=0.0, before_commit=None):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from store_fakes import identity
 
 from hpcme.errors import InputError, InternalError, OutputError
+from hpcme.store import files
 from hpcme.store.encode import read_items, write_items
 from hpcme.store.files import MANIFEST, Entry, Manifest, MissingFile, Sink, atomic_write, sha256_of
 from hpcme.store.identity import manifest_of
@@ -105,6 +106,9 @@ def test_a_flipped_bit_in_the_manifest_is_found(tmp_path, position):
 def _rewrite(folder, **changes):
     body = json.loads((folder / MANIFEST).read_text())
     body.update(changes)
+    if "format_version" in changes:  # of a newer hpcme, hence with the checksum it would have
+        del body["checksum"]
+        body["checksum"] = files._checksum(body)
     (folder / MANIFEST).write_text(json.dumps(body))
 
 
@@ -120,6 +124,23 @@ def _rewrite(folder, **changes):
 def test_manifests_that_are_refused(tmp_path, changes, message):
     manifest_of(identity()).save(tmp_path)
     _rewrite(tmp_path, **changes)
+    with pytest.raises(InputError, match=message):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"2.0", b"1e999", "does not match its checksum"),  # infinity, which JSON cannot write back
+        (b'"format_version": 1', b'"format_version": 3', "is damaged"),  # a flipped bit, not a newer hpcme
+        (b"\n ", b"  ", "hpcme does not write it like this"),  # says the same, but is not the file that was written
+    ],
+)
+def test_small_damage_to_a_manifest_that_is_still_json(tmp_path, old, new, message):
+    manifest_of(identity()).save(tmp_path)
+    text = (tmp_path / MANIFEST).read_bytes()
+    assert old in text
+    (tmp_path / MANIFEST).write_bytes(text.replace(old, new, 1))
     with pytest.raises(InputError, match=message):
         Manifest.load(tmp_path)
 
@@ -144,14 +165,28 @@ def test_folders_without_a_manifest(tmp_path):
         Manifest.load(tmp_path)
 
 
+def test_a_damaged_manifest_beside_results_does_not_advise_to_delete_them(tmp_path):
+    (tmp_path / MANIFEST).write_text("{")
+    with pytest.raises(InputError, match="delete the folder"):
+        Manifest.load(tmp_path)
+    (tmp_path / "results.h5").write_bytes(b"")
+    with pytest.raises(InputError, match=r"results\.h5 beside it can be read") as caught:
+        Manifest.load(tmp_path)
+    assert "delete" not in str(caught.value)
+
+
 def test_entry_verify_names_missing_and_damaged_files(tmp_path):
     (tmp_path / "results.h5").write_bytes(b"12345")
     record = sha256_of(tmp_path / "results.h5")
     entry = Entry("results.h5", "results", 0, 0, record.bytes, record.sha256)
     entry.verify(tmp_path)
     (tmp_path / "results.h5").write_bytes(b"12346")
+    entry.check_size(tmp_path)
     with pytest.raises(InputError, match=r"results\.h5 is damaged"):
         entry.verify(tmp_path)
+    (tmp_path / "results.h5").write_bytes(b"1234")
+    with pytest.raises(InputError, match=r"results\.h5 is damaged.*says 5 bytes, the file has 4"):
+        entry.check_size(tmp_path)
     (tmp_path / "results.h5").unlink()
     with pytest.raises(MissingFile, match=r"results\.h5 is missing"):
         entry.verify(tmp_path)

@@ -102,6 +102,15 @@ def test_owner_is_dead(changes, dead):
     assert owner_is_dead({**ME, **changes}, ME) is dead
 
 
+@pytest.mark.parametrize("pid", ["99999999999999999999", "\u00b2", "-1", "x", ""])
+def test_a_damaged_process_id_is_nobody(tmp_path, pid):
+    """Numbers that no kernel takes, and digits that int() does not."""
+    plant(tmp_path, pid=pid)
+    lock = RunLock(tmp_path, **QUICK)
+    assert "which is gone" in lock.acquire()
+    lock.release()
+
+
 def test_a_silent_owner_elsewhere_is_taken_over(tmp_path):
     plant(tmp_path, host="elsewhere")
     assert "on elsewhere" in RunLock(tmp_path, beat=0.02, patience=0.1).acquire()

@@ -51,7 +51,7 @@ def _runs_in(place: Path) -> list[Path]:
 
 
 def _row(folder: Path) -> dict[str, Any]:
-    from hpcme.store.files import MANIFEST, Manifest
+    from hpcme.store.files import MANIFEST, Manifest, MissingFile
 
     try:
         manifest = Manifest.load(folder)
@@ -59,10 +59,19 @@ def _row(folder: Path) -> dict[str, Any]:
         empty = dict.fromkeys(("kind", "t", "end", "step", "bound", "bound_t", "last_commit"))
         return {"folder": str(folder), "state": "damaged", **empty, "remark": str(error)}
     state, remark = _state(folder, manifest)
-    t = _reached(folder, manifest)
-    bound, bound_t = _bound(folder, manifest)
+    remarks = [remark] if remark else []
+    t = bound = bound_t = None
+    try:
+        t = _reached(folder, manifest)
+        bound, bound_t = _bound(folder, manifest)
+    except MissingFile as error:
+        if Manifest.load(folder) != manifest:
+            return _row(folder)  # the run moved on while it was looked at
+        remarks.append(str(error))
+    except InputError as error:
+        remarks.append(str(error))
     if bound is not None and bound_t != t:
-        remark += f"{'; ' * bool(remark)}the bound is that of t = {bound_t:g}"
+        remarks.append(f"the bound is that of t = {bound_t:g}")
     when = datetime.fromtimestamp((folder / MANIFEST).stat().st_mtime).astimezone()
     return {
         "folder": str(folder),
@@ -74,41 +83,47 @@ def _row(folder: Path) -> dict[str, Any]:
         "bound": bound,
         "bound_t": bound_t,
         "last_commit": when.isoformat(sep=" ", timespec="seconds"),
-        "remark": remark,
+        "remark": "; ".join(remarks),
     }
 
 
 def _reached(folder: Path, manifest: Manifest) -> float | None:
-    """Time of the last step on the disk; None when there is none, or its file cannot be read."""
-    from hpcme.store.segments import read_segment
-
+    """Time of the last step on the disk; None when there is none. Raises InputError for a damaged file."""
     if manifest.status == "done":
         return manifest.report_times[-1]
+    times = _last_rows(folder, manifest).get("t", ())
+    return float(times[-1]) if len(times) else None
+
+
+def _last_rows(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """The newest file of series rows, checked; {} when there is none. Raises InputError for a damaged file."""
+    from hpcme.store.segments import read_segment
+
     rows = manifest.of_kind("series")
-    try:
-        return float(read_segment(folder, rows[-1], manifest.uuid)["t"][-1]) if rows else None
-    except (InputError, KeyError):
-        return None  # hpcme verify says what is wrong with it
+    if not rows:
+        return {}
+    rows[-1].verify(folder)
+    return read_segment(folder, rows[-1], manifest.uuid)
 
 
 def _bound(folder: Path, manifest: Manifest) -> tuple[float | None, float | None]:
-    """The newest certified bound of the TV error on the disk, and its time; (None, None) when there is none."""
+    """The newest certified bound of the TV error on the disk, and its time; (None, None) when there is none.
+
+    Raises InputError for a damaged file.
+    """
     import math
 
-    from hpcme.store.layout import RESULTS
-    from hpcme.store.segments import read_segment
-    from hpcme.store.sources import ResultsSource
+    from hpcme.store.sources import ResultsSource, SegmentSource
 
-    try:
-        if manifest.of_kind("results"):
-            with ResultsSource(folder / RESULTS) as source:
-                series, last = source.series(), source.report(source.number - 1, {"small"})
-        else:
-            rows, reports = manifest.of_kind("series"), manifest.of_kind("report")
-            series = read_segment(folder, rows[-1], manifest.uuid) if rows else {}
-            last = read_segment(folder, reports[-1], manifest.uuid, {"small"}) if reports else None
-    except (InputError, KeyError):
-        return None, None  # hpcme verify says what is wrong with it
+    results = manifest.of_kind("results")
+    if results:
+        results[0].check_size(folder)
+        with ResultsSource(folder / results[0].name) as source:
+            series, last = source.series(), source.report(source.number - 1, {"small"})
+    else:
+        segments = SegmentSource(folder, manifest)
+        series = _last_rows(folder, manifest)
+        last = segments.report(segments.number - 1, {"small"}) if segments.number else None
     columns = (series.get(name, ()) for name in ("t", "certificate"))
     found = [(float(t), float(bound)) for t, bound in zip(*columns, strict=False)]
     found += [(last.time, last.extra["bound"])] if last is not None and "bound" in last.extra else []
@@ -137,34 +152,26 @@ def _state(folder: Path, manifest: Manifest) -> tuple[str, str]:
 
 
 def verify_options(parser: argparse.ArgumentParser) -> None:
-    add_run(parser, "run folder")
+    add_run(parser)
     add_formats(parser, csv_too=False)
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Exit code 0 when every file is whole, else 65 with the problems."""
+    """Exit code 0 when every file is whole, else 65 with the problems. A results.h5 may stand alone."""
     from hpcme.store.files import Manifest
     from hpcme.store.reader import verify_run
 
-    manifest = Manifest.load(Path(args.run))
-    problems = verify_run(args.run)
-    total = sum(entry.bytes for entry in manifest.entries)
-    data = {
-        "folder": args.run,
-        "status": manifest.status,
-        "files": len(manifest.entries),
-        "bytes": total,
-        "problems": problems,
-    }
-    good = (
-        f"{args.run}: all {len(manifest.entries)} files are whole ({total} bytes), status {manifest.status}"
-    )
+    place = Path(args.run)
+    problems = verify_run(place)
+    if place.is_dir():
+        manifest = Manifest.load(place)
+        state, files, total = manifest.status, len(manifest.entries), sum(entry.bytes for entry in manifest.entries)
+    else:
+        state, files, total = "done", 1, place.stat().st_size
+    data = {"folder": args.run, "status": state, "files": files, "bytes": total, "problems": problems}
     if problems and not args.json:
-        raise InputError(
-            f"{args.run}: {len(problems)} of {len(manifest.entries)} files are not whole:\n"
-            + "\n".join(problems)
-        )
-    show(args, data, lambda: [good])
+        raise InputError(f"{args.run}: {len(problems)} of {files} files are not whole:\n" + "\n".join(problems))
+    show(args, data, lambda: [f"{args.run}: all {files} files are whole ({total} bytes), status {state}"])
     return InputError.exit_code if problems else 0
 
 
@@ -178,7 +185,7 @@ COMMANDS = (
     ),
     Command(
         "verify",
-        "check every file of a run by size, checksum and content",
+        "check every byte of a run, or of a results.h5 alone, by checksums",
         "hpcme verify runs/bd",
         verify_options,
         verify,

@@ -215,22 +215,32 @@ class Entry:
 
     def verify(self, folder: Path) -> None:
         """Check size and SHA-256 of the file. Raises MissingFile or InputError naming the file."""
+        record = self._looked_at(folder, sha256_of)
+        if record != FileRecord(self.bytes, self.sha256):
+            raise InputError(
+                f"{folder / self.name} is damaged: {MANIFEST} says {self.bytes} bytes with SHA-256 {self.sha256[:16]},"
+                f" the file has {record.bytes} bytes with {record.sha256[:16]}... Fix: restore it from a copy."
+            )
+
+    def check_size(self, folder: Path) -> None:
+        """Check that the file is there and has its size, without reading it. Raises as `verify`."""
+        size = self._looked_at(folder, lambda path: path.stat().st_size)
+        if size != self.bytes:
+            raise InputError(
+                f"{folder / self.name} is damaged: {MANIFEST} says {self.bytes} bytes, the file has {size}."
+                " Fix: restore it from a copy."
+            )
+
+    def _looked_at(self, folder: Path, look: Callable[[Path], Any]) -> Any:
         path = folder / self.name
         try:
-            record = sha256_of(path)
+            return look(path)
         except FileNotFoundError:
-            raise MissingFile(
-                f"{path} is missing, but {MANIFEST} lists it. Fix: restore it from a copy."
-            ) from None
+            raise MissingFile(f"{path} is missing, but {MANIFEST} lists it. Fix: restore it from a copy.") from None
         except OSError as error:
             raise InputError(
                 f"cannot read {path}: {error.strerror}. Fix: check the file and its permissions."
             ) from error
-        if record != FileRecord(self.bytes, self.sha256):
-            raise InputError(
-                f"{path} is damaged: {MANIFEST} says {self.bytes} bytes with SHA-256 {self.sha256[:16]},"
-                f" the file has {record.bytes} bytes with {record.sha256[:16]}... Fix: restore it from a copy."
-            )
 
 
 @dataclass
@@ -282,15 +292,18 @@ class Manifest:
         """Replace manifest.json. Raises OutputError."""
         body = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
         body["checksum"] = _checksum(body)
-        text = json.dumps(body, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
-        atomic_write(Path(folder) / MANIFEST, lambda sink: sink.write(text.encode("ascii")))
+        atomic_write(Path(folder) / MANIFEST, lambda sink: sink.write(_manifest_text(body)))
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
         """Read manifest.json. Raises InputError (absent, damaged, not ours, or of a newer hpcme)."""
         path = Path(folder) / MANIFEST
+        fix = "Fix: restore it from a copy, or delete the folder and run again."
+        if (Path(folder) / "results.h5").is_file():
+            fix = "Fix: restore it from a copy; the results.h5 beside it can be read without it, by its own name."
         try:
-            body = json.loads(path.read_bytes())
+            text = path.read_bytes()
+            body = json.loads(text)
         except FileNotFoundError:
             raise InputError(
                 f"{folder} is not a run folder: it has no {MANIFEST}. Fix: name the folder given to"
@@ -301,21 +314,18 @@ class Manifest:
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}. Fix: check its permissions.") from error
         except ValueError as error:
-            raise InputError(
-                f"{path} is damaged ({error}). Fix: restore it from a copy, or delete the folder and"
-                " run again."
-            ) from error
+            raise InputError(f"{path} is damaged ({error}). {fix}") from error
         if not isinstance(body, dict) or body.get("format") != FORMAT:
             raise InputError(
                 f'{path} is not a manifest of hpcme: its "format" is not "{FORMAT}". Fix: name a run folder.'
             )
-        check_version(path, body.get("format_version"), FORMAT_VERSION)
+        # The rule of the checksum is that of all versions, so that a newer file can be told from a damaged one.
         stated = body.pop("checksum", None)
         if stated != _checksum(body):
-            raise InputError(
-                f"{path} is damaged: its content does not match its checksum. Fix: restore it from a"
-                " copy, or delete the folder and run again."
-            )
+            raise InputError(f"{path} is damaged: its content does not match its checksum. {fix}")
+        check_version(path, body.get("format_version"), FORMAT_VERSION)
+        if text != _manifest_text({**body, "checksum": stated}):
+            raise InputError(f"{path} is damaged or was edited: hpcme does not write it like this. {fix}")
         del body["format"], body["format_version"]
         body["entries"] = [_entry(path, item) for item in body["entries"]]
         return cls(**body)
@@ -354,6 +364,11 @@ def _entry(path: Path, item: dict) -> Entry:
     return entry
 
 
+def _manifest_text(body: dict) -> bytes:
+    return (json.dumps(body, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+
+
 def _checksum(body: dict) -> str:
-    canonical = json.dumps(body, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    # a manifest holds no infinity, but a damaged one may: it must not fail here but differ
+    canonical = json.dumps(body, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()

@@ -12,6 +12,7 @@ results.h5 (format "hpcme-results", version 1; T report times, S species, N samp
     /fsp/states [M,S], /fsp/probability [T,M], /fsp/lost [T]     exact runs
     /ssa/events [N]                                              trajectory runs
     /provenance                                                  texts as UTF-8 strings, numbers as attributes
+and, after the end of the HDF5 data, checksums of all of it (seal.py).
 The dot in X.se and X.count cannot be part of a species name, so no two names collide.
 """
 
@@ -91,6 +92,7 @@ SERIES = {
     "a0": ("1/T", "mean total propensity"),
     "shortened": ("1", "times that the step was shortened"),
     "rejected": ("1", "rejected trials of the step"),
+    "fault": ("1", "1: the numbers broke down, nothing was changed and the step is tried again"),
     "wall": ("s", "wall-clock time of the step"),
     "wall_seconds": ("s", "wall-clock time of the step"),
 }

@@ -75,7 +75,7 @@ def _alive(pid: int) -> bool:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() and len(text) < 10 else 0  # what a damaged lock says may be anything
 
 
 def owner_is_dead(owner: dict[str, str], me: dict[str, str]) -> bool | None:

@@ -22,8 +22,9 @@ _Value = TypeVar("_Value")
 def open_run(path: str | Path) -> Run:
     """Open a run for reading: its folder, or its results.h5 (which may have been moved elsewhere).
 
-    Files that the manifest lists are checked by size and SHA-256 before they are used. Raises InputError for
-    what is not a run, is damaged (the file is named) or was written by a newer hpcme.
+    Only checked bytes are used: segments are compared with the SHA-256 in the manifest when they are first read,
+    and results.h5, which may be large, block by block with the seal at its end. Raises InputError for what is not
+    a run, is damaged (the file is named) or was written by a newer hpcme.
     """
     path = Path(path)
     if not path.exists():
@@ -32,11 +33,16 @@ def open_run(path: str | Path) -> Run:
 
 
 def verify_run(path: str | Path) -> list[str]:
-    """Check every file of a run folder; returns one line per problem, [] when all is well.
+    """Check every byte of a run: a folder, or a results.h5 alone. One line per problem, [] when all is well.
 
-    Raises InputError when the manifest itself cannot be used.
+    Raises InputError when the manifest itself cannot be used, or there is nothing at `path`.
     """
     folder = Path(path)
+    if not folder.exists():
+        raise InputError(f"{path} does not exist. Fix: name a run folder or its results.h5.")
+    if not folder.is_dir():
+        line = _problem_of_results(folder)
+        return [line] if line else []
     problems: list[str] = []
     for _ in range(10):
         manifest = Manifest.load(folder)
@@ -49,16 +55,33 @@ def verify_run(path: str | Path) -> list[str]:
 def _problem(folder: Path, manifest: Manifest, entry: Entry) -> str | None:
     try:
         entry.verify(folder)
-        if entry.kind != "results":
-            read_segment(folder, entry, manifest.uuid)
-            return None
-        with ResultsSource(folder / entry.name) as source:
+        if entry.kind == "results":
+            return _problem_of_results(folder / entry.name, manifest.uuid)
+        read_segment(folder, entry, manifest.uuid)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _problem_of_results(path: Path, uuid: str | None = None) -> str | None:
+    """What is wrong with a results.h5: its seal, something that cannot be read, or another run's uuid."""
+    try:
+        with ResultsSource(path) as source:
+            source.check_all()
+            _refuse_other_uuid(source, uuid)
             for k in range(source.number):
                 source.report(k)
+                if source.kind == "fsp":
+                    source.fsp_probability(k)
             source.series()
     except InputError as error:
         return str(error)
     return None
+
+
+def _refuse_other_uuid(source: ResultsSource, uuid: str | None) -> None:
+    if uuid is not None and source.uuid != uuid:
+        raise InputError(f"{source.path} belongs to another run. Fix: restore the file of this run.")
 
 
 class Run:
@@ -95,7 +118,12 @@ class Run:
     def _open(self) -> Source:
         if not self.path.is_dir():
             if self.path.name == RESULTS and (self.path.parent / MANIFEST).exists():
-                return self._open_folder(self.path.parent)
+                try:
+                    Manifest.load(self.path.parent)
+                except InputError:
+                    pass  # the file vouches for itself: it needs no manifest
+                else:
+                    return self._open_folder(self.path.parent)
             self._manifest: Manifest | None = None
             return ResultsSource(self.path)
         return self._open_folder(self.path)
@@ -105,8 +133,15 @@ class Run:
         results = manifest.of_kind("results")
         if not results:
             return SegmentSource(folder, manifest)
-        results[0].verify(folder)
-        return ResultsSource(folder / results[0].name)
+        path = folder / results[0].name
+        results[0].check_size(folder)
+        source = ResultsSource(path)
+        try:
+            _refuse_other_uuid(source, manifest.uuid)
+        except InputError:
+            source.close()
+            raise
+        return source
 
     def _read(self, get: Callable[[Source], _Value]) -> _Value:
         """Read from the source; if a file went away because the run moved on, from what replaced it."""

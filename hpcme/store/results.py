@@ -1,7 +1,8 @@
 """results.h5: the whole run in one plain HDF5 file that h5py, xarray, MATLAB and Julia read.
 
 Written once, from the closed segments (or from the arrays of an exact or trajectory solution), under a
-temporary name; read back and compared bit for bit before it gets its name. See layout.py for what is where.
+temporary name; read back and compared bit for bit before it gets its name. See layout.py for what is where,
+seal.py for the checksums at its end.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from hpcme.store.layout import (
     attributes,
     same_bits,
 )
+from hpcme.store.seal import append_seal
 from hpcme.store.segments import new_hdf5
 from hpcme.store.sources import ResultsSource
 
@@ -62,6 +64,7 @@ def write_results(folder: Path, manifest: Manifest, content: Content) -> FileRec
     def write(sink: Sink) -> None:
         with new_hdf5(sink) as file:
             _Writer(file, manifest, content, shapes, sink).write_all()
+        append_seal(sink)
 
     return atomic_write(path, write, lambda temporary: _compare(temporary, path, manifest, content, shapes))
 

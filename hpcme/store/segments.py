@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from hpcme.errors import InputError
 from hpcme.store.encode import read_items, write_items
 from hpcme.store.files import Entry, MissingFile, Sink, atomic_write, check_version
 from hpcme.store.layout import MOMENTS, SEGMENT_FORMAT, SEGMENT_VERSION, Report
+from hpcme.store.seal import BrokenSeal
 
 # what h5py raises for damage: an absent dataset, a failed checksum, a broken header, senseless text or sizes
 HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
@@ -32,8 +33,10 @@ def new_hdf5(sink: Sink) -> Iterator[h5py.File]:
 
 
 @contextmanager
-def open_hdf5(path: Path) -> Iterator[h5py.File]:
+def open_hdf5(path: Path, through: Callable[[Path, int], Any] | None = None) -> Iterator[h5py.File]:
     """An HDF5 file for reading. Raises MissingFile, or InputError naming the file when HDF5 cannot read it.
+
+    through(path, handle): the file object that HDF5 reads through; None: the file as it is.
 
     Through a Python file HDF5 takes no file lock (not all cluster file systems have them) and does not mind
     if the user has the same file open in xarray or h5py with other settings.
@@ -45,8 +48,11 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}. Fix: check its permissions.") from error
     with handle:
+        source = handle if through is None else through(path, handle.fileno())
         try:
-            file = h5py.File(handle, "r")
+            file = h5py.File(source, "r")
+        except BrokenSeal as error:
+            raise InputError(f"{path} is damaged: {error}. Fix: restore it from a copy.") from error
         except HDF5_ERRORS as error:
             raise InputError(
                 f"{path} is not a readable HDF5 file ({_first_line(error)}). Fix: restore it from a copy."
@@ -62,7 +68,8 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error.args[0] if error.args else error).splitlines()[0][:200]
+    lines = str(error.args[0] if error.args else error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def write_segment(
@@ -86,7 +93,7 @@ def write_segment(
 
 
 def read_segment(folder: Path, entry: Entry, run_uuid: str, parts: set[str] | None = None) -> Any:
-    """Read a segment (verified by the caller): Report, series columns or checkpoint dict.
+    """Read a segment that the caller verified (Entry.verify): Report, series columns or checkpoint dict.
 
     parts: of a report, read only these ("samples", "network", "small"); None: all. Raises InputError.
     """

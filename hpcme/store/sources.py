@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from hpcme.errors import InputError
 from hpcme.store.encode import read_items
 from hpcme.store.files import Manifest, check_version
 from hpcme.store.layout import MOMENTS, RESULTS_FORMAT, RESULTS_VERSION, Report, join_series
+from hpcme.store.seal import SealedFile
 from hpcme.store.segments import HDF5_ERRORS, open_hdf5, read_segment
 
 
@@ -100,21 +103,18 @@ class SegmentSource(Source):
 
 
 class ResultsSource(Source):
-    """A results.h5; kept open until `close` (it never changes)."""
+    """A results.h5; kept open until `close` (it never changes). Only bytes that agree with its seal are used."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._opened = open_hdf5(self.path)
+        self._opened = open_hdf5(self.path, self._through)
         self._file: h5py.File = self._opened.__enter__()
         try:
-            self._read_root()
-        except BaseException as error:
-            self._fail(error)
+            with self._reading("the start of the file"):
+                self._read_root()
+        except BaseException:
+            self.close()
             raise
-
-    def _fail(self, error: BaseException) -> None:
-        """Close the file; HDF5 errors come out as InputError naming the file."""
-        self._opened.__exit__(type(error), error, error.__traceback__)
 
     def __enter__(self) -> ResultsSource:
         return self
@@ -125,6 +125,26 @@ class ResultsSource(Source):
     def close(self) -> None:
         """Close the file; reading afterwards is an error."""
         self._opened.__exit__(None, None, None)
+
+    def check_all(self) -> None:
+        """Compare every byte of the file with its seal. Raises InputError."""
+        self._seal.check_all()
+
+    def _through(self, path: Path, handle: int) -> SealedFile:
+        self._seal = SealedFile(path, handle)
+        return self._seal
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Errors of HDF5 become InputErrors naming the file; damage that HDF5 kept to itself is one too."""
+        try:
+            yield
+        except HDF5_ERRORS as error:
+            self._seal.check()  # the cause, rather than what the library made of it
+            raise InputError(
+                f"{self.path} is damaged: {what} cannot be read. Fix: restore it from a copy."
+            ) from error
+        self._seal.check()
 
     def _read_root(self) -> None:
         attrs = self._file.attrs
@@ -141,12 +161,16 @@ class ResultsSource(Source):
         self.provenance = _read_provenance(self._file["provenance"])
 
     def _get(self, name: str, where: Any = ()) -> Any:
-        try:
+        with self._reading(name):
             return self._file[name][where]
-        except HDF5_ERRORS as error:
-            raise InputError(
-                f"{self.path} is damaged: {name} cannot be read. Fix: restore it from a copy."
-            ) from error
+
+    def _has(self, name: str) -> bool:
+        with self._reading(name):
+            return name in self._file
+
+    def _names(self, group: str) -> list[str]:
+        with self._reading(group):
+            return list(self._file[group]) if group in self._file else []
 
     def times(self) -> np.ndarray:
         return self._get("time")
@@ -157,7 +181,7 @@ class ResultsSource(Source):
     def report(self, k: int, parts: set[str] | None = None) -> Report:
         wants = parts or {"samples", "network", "small"}
         samples, weights = self._samples(k) if "samples" in wants else (None, None)
-        extra = {name: float(self._get(f"extra/{name}", k)) for name in self._file.get("extra", ())}
+        extra = {name: float(self._get(f"extra/{name}", k)) for name in self._names("extra")}
         return Report(
             index=k,
             time=float(self._get("time", k)),
@@ -172,39 +196,33 @@ class ResultsSource(Source):
         )
 
     def _samples(self, k: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-        number = int(self._get("samples_count", k)) if "samples_count" in self._file else 0
+        number = int(self._get("samples_count", k)) if self._has("samples_count") else 0
         if number == 0:
             return None, None
-        weights = self._get("samples_weight", (k, slice(number))) if "samples_weight" in self._file else None
+        weights = self._get("samples_weight", (k, slice(number))) if self._has("samples_weight") else None
         return self._get("samples", (k, slice(number))), weights
 
     def _network(self, k: int) -> dict[str, Any] | None:
-        if f"networks/{k}" not in self._file:
+        if not self._has(f"networks/{k}"):
             return None
-        spec = _text(self._get(f"networks/{k}/spec"))
-        try:
+        with self._reading(f"network {k}"):
+            spec = _text(self._file[f"networks/{k}/spec"][()])
             return {"spec": spec, "parameters": read_items(self._file[f"networks/{k}/parameters"])}
-        except HDF5_ERRORS as error:
-            raise InputError(
-                f"{self.path} is damaged: network {k} cannot be read. Fix: restore it from a copy."
-            ) from error
 
     def series(self) -> dict[str, np.ndarray]:
-        if "series" not in self._file:
-            return {}
-        return {name: self._get(f"series/{name}") for name in self._file["series"] if name != "row"}
+        return {name: self._get(f"series/{name}") for name in self._names("series") if name != "row"}
 
     def fsp_states(self) -> np.ndarray:
-        return self._get("fsp/states") if "fsp" in self._file else super().fsp_states()
+        return self._get("fsp/states") if self._has("fsp") else super().fsp_states()
 
     def fsp_probability(self, k: int) -> np.ndarray:
-        return self._get("fsp/probability", k) if "fsp" in self._file else super().fsp_probability(k)
+        return self._get("fsp/probability", k) if self._has("fsp") else super().fsp_probability(k)
 
     def fsp_lost(self) -> np.ndarray:
-        return self._get("fsp/lost") if "fsp" in self._file else super().fsp_lost()
+        return self._get("fsp/lost") if self._has("fsp") else super().fsp_lost()
 
     def ssa_events(self) -> np.ndarray:
-        return self._get("ssa/events") if "ssa" in self._file else super().ssa_events()
+        return self._get("ssa/events") if self._has("ssa") else super().ssa_events()
 
 
 def _read_provenance(group: h5py.Group) -> dict[str, Any]:

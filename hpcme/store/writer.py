@@ -7,6 +7,7 @@ either the old run or the new one, plus stray files that `resume` moves to aside
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -183,8 +184,7 @@ class RunWriter:
             dropped, kept = self._prune([*manifest.entries, *written], checkpoint is not None)
             self._publish(replace(manifest, entries=kept, status="running"))
         except OutputError as error:
-            for entry in written:
-                (self.folder / entry.name).unlink(missing_ok=True)
+            delete(self.folder, written)
             raise self._with_last_checkpoint(error) from error
         delete(self.folder, dropped)
 
@@ -237,7 +237,8 @@ class RunWriter:
         except OutputError as error:
             raise self._with_last_checkpoint(error) from error
         delete(self.folder, manifest.entries)
-        clean(self.folder, {RESULTS}, aside=False)
+        with contextlib.suppress(OSError):  # the run is done and safe: what cannot be tidied up is harmless
+            clean(self.folder, {RESULTS}, aside=False)
 
     def close(self) -> None:
         """Release the lock; the folder is as the last commit or finish left it."""
