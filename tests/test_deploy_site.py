@@ -1,6 +1,7 @@
-"""The batch script that CMake writes for a site: what it asks of Slurm, and when it requeues itself.
+"""The batch scripts that CMake writes for a site: what they ask of Slurm, and when they requeue themselves.
 
-The script runs here under bash with stand-ins for squeue, scontrol, the launcher and hpcme.
+The scripts run here under bash with stand-ins for squeue, scontrol, the launcher and hpcme; tests/test_slurm.py runs
+them under a real Slurm.
 """
 
 from __future__ import annotations
@@ -59,48 +60,71 @@ def configure(site: Path, *options: str, check: bool = True) -> subprocess.Compl
     return subprocess.run(command, capture_output=True, text=True, check=check)
 
 
-def directives(site: Path) -> list[str]:
-    text = (site / "build/slurm/hpcme.sbatch").read_text()
+def directives(site: Path, name: str = "hpcme") -> list[str]:
+    text = (site / f"build/slurm/{name}.sbatch").read_text()
     head = text[: text.index("set -uo pipefail")]  # Slurm reads no directive after the first command
     return re.findall(r"^#SBATCH (.*)$", head, re.MULTILINE)
 
 
-def start(site: Path, **environment: str) -> subprocess.Popen[str]:
+def start(site: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+    """A script and its arguments; without words, hpcme.sbatch with a job, a folder and a further option."""
     slurm = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "3", "TZ": "UTC"}
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "HPCME_"))}
-    script = site / "build/slurm/hpcme.sbatch"
-    command = ["bash", str(script), "job.toml", "out folder", "--set", "run.seed=5"]
+    name, *arguments = words or ("hpcme.sbatch", "job.toml", "out folder", "--set", "run.seed=5")
+    command = ["bash", str(site / "build/slurm" / name), *arguments]
     everything = clean | slurm | environment
     return subprocess.Popen(
         command, cwd=site, env=everything, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def part(site: Path, behaviour: str, **environment: str) -> tuple[int, str, str]:
+def part(site: Path, behaviour: str, *words: str, **environment: str) -> tuple[int, str, str]:
     """Run one part of a job to its end: exit code, output, and the log of the stand-ins."""
     (site / "behaviour").write_text(behaviour)
-    job = start(site, **environment)
+    job = start(site, *words, **environment)
     output, _ = job.communicate(timeout=60)
     return job.returncode, output, (site / "log").read_text()
+
+
+def old_enough(site: Path) -> None:
+    """Let the scripts of this site hand on signals at once, also to a program that has just been started."""
+    for script in (site / "build/slurm").glob("*.sbatch"):
+        text = script.read_text()
+        assert "-lt 10 ]" in text or script.name == "hpcme-after.sbatch"
+        script.write_text(text.replace("-lt 10 ]", "-lt 0 ]"))
 
 
 def test_the_script_asks_for_what_the_site_said(site):
     configure(
         site, "-DHPCME_PARTITION=fast", "-DHPCME_ACCOUNT=abc123", "-DHPCME_QOS=high", "-DHPCME_MEMORY=32G",
         "-DHPCME_TIME=1-12:00:00", "-DHPCME_GPUS_PER_NODE=4", "-DHPCME_TASKS=4", "-DHPCME_CPUS_PER_TASK=8",
+        "-DHPCME_NODES=3", "-DHPCME_SIGNAL_SECONDS=300",
         "-DHPCME_MODULES=cuda/12;gcc/13", "-DHPCME_SBATCH_EXTRA=--constraint=a100;--exclusive",
     )  # fmt: skip
-    asked = directives(site)
-    for line in (
-        "--partition=fast", "--account=abc123", "--qos=high", "--mem=32G", "--time=1-12:00:00", "--nodes=1",
-        "--gpus-per-node=4", "--ntasks=4", "--cpus-per-task=8", "--constraint=a100", "--exclusive",
-        "--requeue", "--signal=B:USR2@120",
-    ):  # fmt: skip
-        assert line in asked
-    text = (site / "build/slurm/hpcme.sbatch").read_text()
-    assert "module load cuda/12\nmodule load gcc/13\n" in text
-    assert re.search(r"@[A-Z_]+@", text) is None
-    assert subprocess.run(["bash", "-n", str(site / "build/slurm/hpcme.sbatch")]).returncode == 0
+    for name in ("hpcme", "hpcme-array"):
+        asked = directives(site, name)
+        for line in (
+            "--partition=fast", "--account=abc123", "--qos=high", "--mem=32G", "--time=1-12:00:00", "--nodes=3",
+            "--gpus-per-node=4", "--ntasks-per-node=4", "--cpus-per-task=8", "--constraint=a100", "--exclusive",
+            "--requeue", "--signal=B:USR2@300",
+        ):  # fmt: skip
+            assert line in asked
+    for name in ("hpcme", "hpcme-array", "hpcme-after"):
+        text = (site / f"build/slurm/{name}.sbatch").read_text()
+        assert "module load cuda/12\nmodule load gcc/13\n" in text
+        assert re.search(r"@[A-Z_]+@", text) is None
+        assert subprocess.run(["bash", "-n", str(site / f"build/slurm/{name}.sbatch")]).returncode == 0
+
+
+@pytest.mark.parametrize(("further", "partition"), [((), "fast"), (("-DHPCME_AFTER_PARTITION=cpu",), "cpu")])
+def test_post_processing_is_one_task_without_gpus(site, further, partition):
+    configure(
+        site, "-DHPCME_PARTITION=fast", "-DHPCME_ACCOUNT=abc123", "-DHPCME_GPUS_PER_NODE=4", "-DHPCME_NODES=3",
+        "-DHPCME_AFTER_TIME=0:20:00", *further,
+    )  # fmt: skip
+    asked = directives(site, "hpcme-after")
+    assert {"--ntasks=1", "--time=0:20:00", "--account=abc123", f"--partition={partition}"} <= set(asked)
+    assert not [line for line in asked if line.startswith(("--gpus", "--nodes", "--signal"))]
 
 
 def test_what_the_site_left_out_is_left_to_the_cluster(site):
@@ -125,6 +149,9 @@ def test_the_example_site_file_is_taken(site):
         ("-DHPCME_PARTITION=a b", 'HPCME_PARTITION="a b" must be one word'),
         ("-DHPCME_SBATCH_EXTRA=constraint=a100", "every option must start with -"),
         ("-DHPCME_GPUS_PER_NODE=1", "every rank needs its own"),
+        ("-DHPCME_NODES=0", "HPCME_NODES=0 must be a whole number, at least 1"),
+        ("-DHPCME_SIGNAL_SECONDS=2m", "HPCME_SIGNAL_SECONDS=2m must be a whole number"),
+        ("-DHPCME_AFTER_TIME=soon", "HPCME_AFTER_TIME=soon is not a Slurm time"),
     ],
 )
 def test_wrong_settings_are_refused_in_words(site, option, words):
@@ -143,12 +170,20 @@ def test_the_launcher_decides_which_signal_asks_for_the_stop(site, version, expe
     assert f'\nstop_signal="{expected}"' in (site / "build/slurm/hpcme.sbatch").read_text()
 
 
-def test_installing_puts_jobs_models_and_script_into_one_place(site):
+@pytest.mark.parametrize(("flags", "warned"), [("", True), ("--mpi=pmix", False)])
+def test_srun_without_a_way_to_join_its_ranks_is_warned_of(site, flags, warned):
+    program(site / "bin/srun", 'echo "slurm 22.05.8"\n')
+    done = configure(site, f"-DHPCME_LAUNCHER={site}/bin/srun", f"-DHPCME_LAUNCH_FLAGS={flags}")
+    assert ("HPCME_LAUNCH_FLAGS has no --mpi" in " ".join(done.stderr.split())) == warned
+
+
+def test_installing_puts_jobs_models_and_scripts_into_one_place(site):
     configure(site)
     install = [CMAKE, "--install", str(site / "build"), "--prefix", str(site / "place")]
     subprocess.run(install, check=True, capture_output=True)
     share = site / "place/share/hpcme"
-    assert os.access(share / "slurm/hpcme.sbatch", os.X_OK)
+    for name in ("hpcme", "hpcme-array", "hpcme-after"):
+        assert os.access(share / f"slurm/{name}.sbatch", os.X_OK)
     for job in (ROOT / "jobs").rglob("*.toml"):
         assert (share / job.relative_to(ROOT)).read_bytes() == job.read_bytes()
 
@@ -229,6 +264,7 @@ def test_the_deadline_is_the_end_that_slurm_told(site):
 def test_a_signal_reaches_the_run_and_the_script_waits_for_its_checkpoint(site, sent, requeued):
     """Near the time limit (USR2) the job goes on later; cancelled (TERM) it stays ended. Both save first."""
     configure(site)
+    old_enough(site)
     (site / "behaviour").write_text(
         "trap 'sleep 1; echo 12 >step; echo checkpointed >>log; exit 75' TERM; touch started\n"
         "while :; do sleep 0.05; done\n"
@@ -247,8 +283,77 @@ def test_a_signal_reaches_the_run_and_the_script_waits_for_its_checkpoint(site, 
     assert job.returncode == (0 if requeued else 75)
 
 
-def test_a_call_without_arguments_explains_itself(site):
+@pytest.mark.parametrize(("step", "requeued"), [(12, True), (0, False)])
+def test_a_run_that_died_of_the_signal_is_judged_by_what_is_on_disk(site, step, requeued):
+    """It was about to end by itself (its handlers were gone), or had not yet begun."""
     configure(site)
-    done = subprocess.run(["bash", str(site / "build/slurm/hpcme.sbatch")], capture_output=True, text=True)
+    old_enough(site)
+    (site / "behaviour").write_text(f"echo {step} >step; touch started\nexec sleep 60\n")
+    job = start(site)
+    while not (site / "started").exists():
+        assert job.poll() is None, job.stdout.read()
+        time.sleep(0.02)
+    job.send_signal(signal.SIGUSR2)
+    output, _ = job.communicate(timeout=60)
+    assert "hpcme ended with exit code 143" in output
+    assert ("scontrol requeue 77" in (site / "log").read_text()) == requeued
+    assert job.returncode == (0 if requeued else 75)
+
+
+def test_a_run_that_has_just_begun_gets_the_signal_later(site):
+    configure(site)
+    (site / "behaviour").write_text(
+        "touch started; sleep 3\ntrap 'echo 12 >step; exit 75' TERM\nwhile :; do sleep 0.05; done\n"
+    )
+    job = start(site)
+    while not (site / "started").exists():
+        assert job.poll() is None, job.stdout.read()
+        time.sleep(0.02)
+    job.send_signal(signal.SIGUSR2)
+    output, _ = job.communicate(timeout=60)
+    assert "hpcme ended with exit code 75" in output and job.returncode == 0
+
+
+def test_a_task_of_an_array_takes_its_line_of_the_list(site):
+    configure(site)
+    (site / "list").write_text("a.toml\truns/a\nb job.toml\truns/b folder\n")
+    words = ("hpcme-array.sbatch", "list", "--set", "run.seed=5")
+    task = {"SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "2"}
+    code, output, log = part(site, "echo 12 >step; exit 75", *words, **task)
+    assert code == 0, output
+    assert "launched: -n 3 hpcme run b job.toml --out runs/b folder --set run.seed=5\n" in log
+    assert log.splitlines()[-1] == "scontrol requeue 77_2"
+    (site / "list").write_text("a.toml\truns/a\nb.toml\n")
+    code, output, _ = part(site, "exit 0", *words, **task)
+    assert code == 65 and "line 2 of list is not JOB.toml and RUN_FOLDER" in output
+    code, output, _ = part(site, "exit 0", *words)
+    assert code == 65 and "usage: sbatch --array=1-N" in output
+
+
+def test_post_processing_runs_every_command_for_every_folder(site):
+    configure(site)
+    (site / "behaviour").write_text("")
+    program(
+        site / "bin/hpcme",
+        'echo "hpcme $*" >>log\n[ "$1" != compare ] || { echo half; exit 65; }\necho "results of $2"\n',
+    )
+    commands = ("stats --json", "compare --with exact", "marginal --species 'A B'")
+    words = ("hpcme-after.sbatch", "runs/a", "b c/", "--", *commands)
+    (site / "runs").mkdir()
+    code, output, log = part(site, "", *words)
+    assert code == 65 and output.count("failed with exit code 65") == 2
+    assert log.splitlines() == [
+        "hpcme stats runs/a --json", "hpcme compare runs/a --with exact", "hpcme marginal runs/a --species A B",
+        "hpcme stats b c/ --json", "hpcme compare b c/ --with exact", "hpcme marginal b c/ --species A B",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (site / "runs").iterdir()) == ["a-marginal.txt", "a-stats.json"]
+    assert (site / "b c-stats.json").read_text() == "results of b c/\n"
+
+
+@pytest.mark.parametrize("name", ["hpcme", "hpcme-array", "hpcme-after"])
+def test_a_call_without_arguments_explains_itself(site, name):
+    configure(site)
+    script = site / f"build/slurm/{name}.sbatch"
+    done = subprocess.run(["bash", str(script)], capture_output=True, text=True)
     assert done.returncode == 65
-    assert "usage: sbatch hpcme.sbatch JOB.toml RUN_FOLDER" in done.stdout
+    assert "usage: sbatch" in done.stdout and f"{name}.sbatch" in done.stdout

@@ -24,9 +24,8 @@ why_not() {
     [ ! -e $slurm_conf ] || grep -qxF "$slurm_mark" $slurm_conf || echo "$slurm_conf is not one of these tests"
 }
 
-# alive PIDFILE NAME: the recorded process still lives and is still that program of ours.
+# alive PIDFILE NAME: the recorded process is still that program of ours, and no zombie that nobody collects.
 alive() {
-    local pid name
-    [ -s "$1" ] && read -r pid <"$1" && [ -r "/proc/$pid/comm" ] && read -r name <"/proc/$pid/comm" &&
-        [ "$name" = "$2" ]
+    local pid
+    [ -s "$1" ] && read -r pid <"$1" && grep -qs "^[0-9]* ($2) [^ZX]" "/proc/$pid/stat"
 }

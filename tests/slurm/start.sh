@@ -31,8 +31,8 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# cred_expire is also how long a job waits that was put back into the queue (otherwise 2 minutes)
-AuthInfo=socket=$slurm_home/munge/socket,cred_expire=3
+# cred_expire (at least 5) is also how long a job waits that was put back into the queue (otherwise 2 minutes)
+AuthInfo=socket=$slurm_home/munge/socket,cred_expire=5
 SlurmctldPort=$port
 SlurmctldPidFile=$slurm_home/slurmctld.pid
 SlurmdPidFile=$slurm_home/slurmd-%n.pid
@@ -60,6 +60,7 @@ CompleteWait=0
 MpiDefault=none
 ReturnToService=2
 InactiveLimit=0
+MailProg=/bin/true
 SwitchType=switch/none
 GresTypes=gpu
 CONF
