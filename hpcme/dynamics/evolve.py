@@ -20,9 +20,14 @@ from hpcme.dynamics.exponential import Exponential
 from hpcme.dynamics.projection import Projection
 from hpcme.dynamics.tdvp import Tdvp
 from hpcme.dynamics.timers import Timers
-from hpcme.errors import NumericalError
+from hpcme.errors import InternalError, NumericalError
+from hpcme.parallel.ending import PATIENCE
 from hpcme.parallel.world import World
 
+#: How often a step that failed is tried again, each time at half the length and with fresh samples.
+FAULTS = 3
+#: What numbers that are not finite, or matrices that have come apart, raise in the libraries below.
+_BROKEN = (NumericalError, ArithmeticError, ValueError, torch.linalg.LinAlgError, np.linalg.LinAlgError)
 LEAK = 1e-3  # probability lost through the count limits from which the user is warned
 
 
@@ -54,12 +59,13 @@ class Evolution:
         # Steps land on the report times and on times at which rates switch.
         self.stops = np.union1d(self.times, job.net.switch_times(float(self.times[-1])))
         self.t, self.step, self.report, self.lost = 0.0, 0, 0, 0.0
+        self.dt, self.faults = 0.0, 0  # the last step's length; failed tries so far: each moves the random streams on
 
     def state(self) -> dict[str, object]:
         """Checkpoint of the run: arrays and numbers only."""
         own = {
             "t": float(self.t), "step": int(self.step), "report": int(self.report),
-            "lost": float(self.lost),
+            "lost": float(self.lost), "dt": float(self.dt), "faults": int(self.faults),
         }  # fmt: skip
         own |= {f"scheme/{name}": value for name, value in self.scheme.state().items()}
         return own | {f"certificate/{name}": value for name, value in self.certificate.state().items()}
@@ -67,7 +73,7 @@ class Evolution:
     def restore(self, state: dict[str, object]) -> None:
         """Continue from `state`."""
         self.t, self.step, self.report = float(state["t"]), int(state["step"]), int(state["report"])
-        self.lost = float(state["lost"])
+        self.lost, self.dt, self.faults = float(state["lost"]), float(state["dt"]), int(state["faults"])
         for part, name in ((self.scheme, "scheme/"), (self.certificate, "certificate/")):
             part.restore({key.removeprefix(name): value for key, value in state.items() if key.startswith(name)})
 
@@ -119,7 +125,14 @@ class Evolution:
                 "bound_sampling": parts["sampling"],
                 "bound_confidence": 1.0 if self.certificate.summed else 1.0 - DELTA,
             }  # fmt: skip
-            self.recorder.report(self.report, self.t, self.step, self.scheme.network, extra)
+            for failed in range(FAULTS + 1):
+                try:
+                    self.recorder.report(self.report, self.t, self.step, self.scheme.network, extra)
+                    break
+                except NumericalError as error:  # met by all ranks
+                    if failed == FAULTS:
+                        raise
+                    self.warn(f"{error} It is sampled again")
         self.report += 1
 
     def _agree(self, *flags: bool) -> list[bool]:
@@ -128,10 +141,42 @@ class Evolution:
         return [value < 0 for value in self.world.min_(both).tolist()]
 
     def _advance(self) -> dict[str, float]:
-        """One time step; returns its row of the series."""
+        """One time step; returns its row of the series.
+
+        A try whose numbers break down changes nothing: the state before it comes back on every rank, the event gets a
+        row of its own (fault = 1, dt = 0), and fresh samples and half the step follow. Raises NumericalError when that
+        does not help either; an error that some ranks do not meet goes through.
+        """
+        before, limit = self.state(), np.inf
+        for failed in range(FAULTS + 1):
+            began = time.perf_counter()
+            try:
+                return self._try(limit)
+            except _BROKEN as error:
+                if not self.world.all_arrived(PATIENCE):
+                    raise
+                self.restore(before)
+                self.faults += failed + 1
+                if failed == FAULTS:
+                    raise
+                limit = 0.5 * min(limit, self.dt or np.inf, self._next_stop() - self.t)
+                self.warn(
+                    f"the numbers broke down in the step from t = {self.t:g} ({error}). It is tried again with fresh "
+                    f"samples, at most {limit:.3g} long"
+                )
+                wall = time.perf_counter() - began
+                self.recorder.row({"step": self.step, "t": self.t, "dt": 0.0, "fault": 1, "wall": wall})
+        raise InternalError("a step was neither taken nor given up")
+
+    def _next_stop(self) -> float:
+        """The next time on which a step has to land."""
+        return float(self.stops[np.searchsorted(self.stops, self.t, side="right")])
+
+    def _try(self, limit: float) -> dict[str, float]:
+        """One try of a step, of length `limit` at most. Raises one of _BROKEN where what it gave is not finite."""
         began = time.perf_counter()
-        stop = float(self.stops[np.searchsorted(self.stops, self.t, side="right")])
-        result = self.scheme.advance(self.step, self.t, stop - self.t)
+        stop = self._next_stop()
+        result = self.scheme.advance(self.step + self.faults, self.t, min(stop - self.t, limit))
         if result.dt <= 1e-12 * self.times[-1]:
             raise NumericalError(
                 f"step {self.step} at t = {self.t:g}: the step collapsed to {result.dt:.3g}. Raise solver.order, or "
@@ -146,13 +191,20 @@ class Evolution:
             )
         landed = abs(self.t + result.dt - stop) <= 1e-9 * self.times[-1]
         self.t = stop if landed else self.t + result.dt
-        self.step += 1
+        self.step, self.dt = self.step + 1, result.dt
+        parameters = self.scheme.flat()
         with self.timers("certificate"):
             if result.defect is None:
-                defect = self.certificate.step(self.t, self.scheme.flat())
+                defect = self.certificate.step(self.t, parameters)
             else:
                 defect = self.certificate.add(self.t, result.defect)
+        bound = self.certificate.bound(self.lost)
+        numbers = torch.tensor([result.dt, self.lost, defect, bound], dtype=torch.float64)
+        if self._agree(not (torch.isfinite(parameters).all() and torch.isfinite(numbers).all()))[0]:
+            raise NumericalError(
+                f"step {self.step - 1}, to t = {self.t:g}: parameters, leak or certificate are not finite."
+            )
         return {
-            "step": self.step, "t": self.t, "dt": result.dt, **result.row, "leak": result.leak, "lost": self.lost,
-            "defect": defect, "certificate": self.certificate.bound(self.lost), "wall": time.perf_counter() - began,
+            "step": self.step, "t": self.t, "dt": result.dt, "fault": 0, **result.row, "leak": result.leak,
+            "lost": self.lost, "defect": defect, "certificate": bound, "wall": time.perf_counter() - began,
         }  # fmt: skip

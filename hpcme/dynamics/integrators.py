@@ -187,7 +187,7 @@ class Implicit(Integrator):
                 continue
             if not size < 1.5 * last:  # the last update went too far (NaN included): half of it
                 halvings += 1
-                if halvings > 3:
+                if halvings > 3 or d is None:
                     self.kept = None
                     return None
                 d = 0.5 * d

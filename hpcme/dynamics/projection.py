@@ -247,7 +247,7 @@ class Projection:
         with self.timers("all-reduce"):
             self.world.sum_(sums)
         drawn, total_weight, weighted, d_sum, d_drawn, d_square, w_square, too_small = sums.tolist()
-        if too_small:
+        if too_small > 0.0:
             allowed = torch.tensor([target.admissible_step()], dtype=torch.float64, device=self.shards.device)
             target.shorten(float(self.world.min_(allowed)))
             return None
@@ -257,10 +257,10 @@ class Projection:
         with self.timers("all-reduce"):
             self.world.sum_(gradient)
         norm = float(torch.linalg.vector_norm(gradient))
-        if not math.isfinite(norm):
+        if not math.isfinite(norm + d_square + d_sum):
             raise NumericalError(
-                f"step {step} at t = {target.t:g}, epoch {epoch}: the gradient is not finite; the parameters were "
-                "not changed. Lower solver.learning_rate or solver.dt."
+                f"step {step} at t = {target.t:g}, epoch {epoch}: the gradient or the loss is not finite. If this "
+                "happens again and again, lower solver.learning_rate or solver.dt."
             )
         mean = d_sum / self.shards.samples
         variance = max(0.0, d_square / self.shards.samples - mean * mean)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hpcme.dynamics.sampler import Shards
-from hpcme.errors import InputError
+from hpcme.errors import InputError, NumericalError
 from hpcme.model.initial import ProductLaw
 from hpcme.networks.base import VAN
 from hpcme.networks.build import parameters_of
@@ -57,7 +57,9 @@ class Recorder:
         """Write everything since the last commit, with a checkpoint."""
         if self.writer is None:
             return
-        series = {name: np.array([row[name] for row in self.rows]) for name in self.rows[0]} if self.rows else None
+        # A row of an event lacks most columns.
+        names = dict.fromkeys(name for row in reversed(self.rows) for name in row)
+        series = {name: np.array([row.get(name, np.nan) for row in self.rows]) for name in names} or None
         # Several reports never meet in one commit, but the start may stand beside the first.
         for report in self.reports[:-1]:
             self.writer.commit(step, None, report, None)
@@ -86,6 +88,8 @@ def sampled_report(
             total += torch.stack([many @ p, many @ (p * p)])
         parts.append(n.cpu().numpy())
     flat = world.sum_(torch.cat([entropy.reshape(1), *(total.reshape(-1) for total in sums)])).cpu().numpy()
+    if not np.isfinite(flat).all():
+        raise NumericalError(f"the report at t = {t:g} has numbers that are not finite.")
     gathered = world.gather(np.concatenate(parts))
     if gathered is None:
         return None
