@@ -227,7 +227,8 @@ def check_answer(name, expected, answer, path):
         return True
     if isinstance(answer, dict) and name == "library":
         assert answer.keys() == expected.keys()
-        return any([check_answer(f"library, {item}", expected[item], answer[item], path) for item in answer])
+        refused = [check_answer(f"library, {item}", expected[item], answer[item], path) for item in answer]
+        return any(refused)
     assert same_bits(answer, expected), f"{name}: another answer: {answer}"
     return False
 
@@ -271,7 +272,7 @@ def one_harm(run, source, path, right):
     for name, ask in questions(source).items():
         if check_answer(name, right[source][name], ask(run), base):
             refused.append(name)
-    if path.suffix == ".json" or not source == "under way":
+    if path.suffix == ".json" or source != "under way":
         assert refused, "nobody noticed"
     if source != "under way":
         return "finished: refused"
