@@ -9,13 +9,15 @@ import json
 import os
 import platform
 import socket
+import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-from hpcme.cli.output import write
+from hpcme.cli.output import seconds_text, write
 from hpcme.cli.parsing import Command
 from hpcme.errors import HpcmeError, InputError
 from hpcme.parallel.ending import ending
@@ -66,7 +68,8 @@ def execute(args: argparse.Namespace) -> int:
         raise InputError(f"--folder {args.folder}: there is no such folder. Fix: name one that exists.")
     report = Report()
     ready = _packages(report)
-    facts = _ranks(report) if ready else {}
+    slurm = _slurm(report)  # before MPI starts: it asks scontrol
+    facts = slurm | (_ranks(report) if ready else {})
     failed = facts.pop("failed", False)
     if launched_rank() == 0:
         if ready:
@@ -109,6 +112,77 @@ def _packages(report: Report) -> bool:
     return good
 
 
+def _slurm(report: Report) -> dict[str, Any]:
+    """What Slurm gave to this job, and whether the launcher used it. Empty outside a job, and but for rank 0."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or launched_rank() != 0:
+        return {}
+    told = _told_by_slurm(job)
+    size, launcher = launched_size()
+    # Not SLURM_NTASKS: below mpiexec, which starts itself through srun, it counts those starts.
+    tasks = int(told["NumTasks"]) if told.get("NumTasks", "").isdigit() else None
+    report.ok(f"Slurm: job {job}, {told.get('NumNodes', 'unknown')} node(s), {tasks or 'unknown'} task(s)")
+    if tasks and tasks > 1 and size == 1:
+        report.problem(
+            f"Slurm: the job has {tasks} tasks, but no launcher started this process: it runs alone, as on one task",
+            "in the batch script, start hpcme with srun --mpi=pmi2 (MPICH) or --mpi=pmix (Open MPI), or with "
+            "mpiexec -n $SLURM_NTASKS; hpcme submit does so",
+        )
+    elif tasks and tasks != size:
+        report.note(
+            f"Slurm: {launcher} started {size} rank(s) in a job of {tasks} task(s)",
+            "as many ranks as tasks: mpiexec -n $SLURM_NTASKS, or srun without -n",
+        )
+    facts = {"slurm_job": job, "slurm_tasks": tasks, "requeue": {"1": True, "0": False}.get(told.get("Requeue", ""))}
+    if facts["requeue"]:
+        report.ok("Slurm: this job may be requeued, so a run can go on beyond its time limit by itself")
+    elif facts["requeue"] is False:
+        report.note(
+            "Slurm: this job may not be requeued: a run ends at its time limit, with a checkpoint",
+            "sbatch --requeue; where the cluster has JobRequeue=0, submit the same line again: the run continues",
+        )
+    return facts | {"seconds_left": _time_left(report)}
+
+
+def _told_by_slurm(job: str) -> dict[str, str]:
+    """What `scontrol show job` says; empty when it says nothing. Starts a program: only before MPI starts."""
+    if "SLURM_ARRAY_TASK_ID" in os.environ:  # the id of one task may also name the whole array
+        job = f"{os.environ.get('SLURM_ARRAY_JOB_ID', job)}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        done = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return dict(word.split("=", 1) for word in done.stdout.split() if "=" in word)
+
+
+def _time_left(report: Report) -> float | None:
+    """Seconds until HPCME_DEADLINE; None when there is none."""
+    from hpcme.cli.run import last_moment
+
+    deadline = os.environ.get("HPCME_DEADLINE", "")
+    try:
+        last_moment(deadline, time.time())
+    except InputError as problem:
+        report.problem(str(problem), "as said")
+        return None
+    if not deadline:
+        report.note(
+            "time: HPCME_DEADLINE is not set, so a run does not know when the job will be ended",
+            "hpcme submit sets it; in a script of your own, before MPI starts: "
+            "export HPCME_DEADLINE=$(date -d \"$(squeue -h -j $SLURM_JOB_ID -o %e)\" +%s)",
+        )
+        return None
+    left = float(deadline) - time.time()
+    if left > 0:
+        report.ok(f"time: {seconds_text(left)} left (HPCME_DEADLINE)")
+    else:
+        report.problem(
+            f"time: HPCME_DEADLINE passed {seconds_text(-left)} ago: a run would stop after one step",
+            "unset it, or set it to the end of this job",
+        )
+    return left
+
+
 def _ranks(report: Report) -> dict[str, Any]:
     """Launcher, MPI, devices, threads and an all-reduce over the ranks."""
     from hpcme.parallel.world import mpi_library, open_world
@@ -128,11 +202,13 @@ def _ranks(report: Report) -> dict[str, Any]:
     try:
         world = open_world("auto", 60.0)
     except Exception as problem:  # whatever it is, the user needs the rest of the report
-        report.problem(
-            f"the {size} processes cannot be joined: {problem}",
-            "as said above; until then every process is a world of size 1 of its own, and all would do the "
-            f"same work. The MPI library that is loaded here: {mpi_library()[1]}",
-        )
+        fix = "as said above"
+        if "sees only this process" in str(problem):
+            fix += (
+                "; until then every process is a world of size 1 of its own, and all would do the same work. "
+                f"The MPI library that is loaded here: {mpi_library()[1]}"
+            )
+        report.problem(f"the {size} processes cannot be joined: {problem}", fix)
         return facts | {"failed": True}
     with ending(world):
         _world(report, facts, world)
@@ -169,10 +245,27 @@ def _world(report: Report, facts: dict[str, Any], world) -> None:
         report.note(
             f"{world.local_size} ranks share {os.cpu_count()} CPUs of this host", "start fewer ranks a host"
         )
-    gpus = [torch.cuda.get_device_name(i) for i in range(facts["gpus"])]
-    report.ok(f"GPUs: {', '.join(gpus)}") if gpus else report.note(
-        "GPUs: torch sees none; the CPU will be used"
-    )
+    _gpus(report, facts["gpus"])
+
+
+def _gpus(report: Report, seen: int) -> None:
+    """GPUs that torch sees, and those that were allotted."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    allotted = os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_STEP_GPUS") or visible
+    if seen == 0 and allotted not in ("", "-1", "NoDevFiles"):
+        built = "was built without CUDA" if torch.version.cuda is None else f"was built for CUDA {torch.version.cuda}"
+        report.problem(
+            f"GPUs: {allotted} allotted (CUDA_VISIBLE_DEVICES = \"{visible}\"), but torch {torch.__version__}, which "
+            f"{built}, sees none: the CPU would be used",
+            "install a torch with CUDA (see HPCME_TORCH in jobs/setup.sh), and see whether nvidia-smi works on this "
+            "node; without need of GPUs, ask Slurm for none",
+        )
+    elif seen == 0:
+        report.note("GPUs: torch sees none; the CPU will be used")
+    else:
+        report.ok(f"GPUs: {', '.join(torch.cuda.get_device_name(i) for i in range(seen))}")
 
 
 def _compiler(report: Report) -> None:

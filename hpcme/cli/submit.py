@@ -260,7 +260,7 @@ def _sbatch(command: list[str]) -> str:
     """Submit; returns the job's id. Raises InputError with Slurm's words."""
     if shutil.which("sbatch") is None:
         raise InputError(
-            "there is no sbatch here, so nothing was submitted. Fix: work on a login node of the cluster (on some: "
+            "there is no sbatch here. Fix: work on a login node of the cluster (on some: "
             "module load slurm), or use hpcme run; --dry-run shows what would be submitted."
         )
     # Inside a job its own SLURM_ and SBATCH_ settings would be taken for this one's.
@@ -268,7 +268,7 @@ def _sbatch(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=settings)
     if done.returncode != 0:
         words = " ".join(done.stderr.replace("sbatch: error:", "").replace("sbatch:", "").split())
-        raise InputError(f"sbatch refused, nothing was submitted: {words}. The command was: {shlex.join(command)}")
+        raise InputError(f"sbatch refused: {words}. The command was: {shlex.join(command)}")
     return done.stdout.strip().splitlines()[-1].split(";")[0]  # on some clusters ID;CLUSTER
 
 
