@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import Result, write_inputs
+from cli_helpers import Result, process, write_inputs
 from store_fakes import contents
 
 from hpcme.cli import progress
@@ -284,6 +284,20 @@ def one_harm(run, source, path, right):
     assert result.code in REFUSED and result.err.count("hpcme: error: ") == 1, result
     assert "Traceback" not in result.err and str(run) in result.err and "Fix: " in result.err, result
     return "under way: refused"
+
+
+@pytest.mark.parametrize(
+    ("source", "file"), [("under way", "reports/report-00001.h5"), ("fsp", "results.h5"), ("lone network", "file.h5")]
+)
+def test_a_process_that_meets_damage_ends_with_its_exit_code(place, source, file):
+    """Not with that of a crash: HDF5 tidies up after Python has ended, where a test in one process sees nothing."""
+    run = fresh(place, source)
+    data = bytearray((place / "run" / file).read_bytes())
+    data[len(data) // 2] ^= 4
+    (place / "run" / file).write_bytes(data)
+    result = process(place, "stats", run)
+    assert result.code == 65 and result.out == "" and f"{file} is damaged" in result.err, result
+    assert len(result.err.splitlines()) == 1
 
 
 def test_numbers_do_not_depend_on_the_path_or_the_time(place, right, tmp_path):

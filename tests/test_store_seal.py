@@ -6,6 +6,8 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,6 +19,8 @@ from hpcme.store import seal
 from hpcme.store.files import Sink
 from hpcme.store.reader import open_run, verify_run
 from hpcme.store.seal import BrokenSeal, SealedFile, append_seal
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +146,28 @@ def test_a_file_changed_by_another_program_is_refused(lone):
     with pytest.raises(InputError, match=r"lone\.h5 is not a whole results file.*seal.*changed by another program"):
         open_run(lone)
     assert "seal" in verify_run(lone)[0]
+
+
+@pytest.mark.parametrize("length", [None, 30_000, 4])
+def test_a_process_that_keeps_the_error_ends_in_good_order(lone, length):
+    """HDF5 frees what a failed open left when the process ends, after Python: that must not touch Python any more."""
+    data = bytearray(lone.read_bytes())
+    if length is None:
+        data[5000] ^= 1  # the seal sees it
+    else:
+        del data[length:]
+    lone.write_bytes(data)
+    program = (
+        "import ctypes, sys\nfrom hpcme.store.reader import open_run\nfrom hpcme.store.segments import open_hdf5\n"
+        "kept = 0\n"
+        "for use in (open_run, lambda path: open_hdf5(path).__enter__().keys()):\n"
+        "    try: use(sys.argv[1])\n"
+        "    except Exception as error: ctypes.pythonapi.Py_IncRef(ctypes.py_object(error)); kept += 1\n"
+        "print(kept)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(lone)], capture_output=True, text=True, cwd=ROOT)
+    kept = "1" if length is None else "2"  # without its seal the first file can be opened, for it says what it said
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, kept, "")
 
 
 def test_a_newer_seal_is_refused_clearly(lone, monkeypatch):

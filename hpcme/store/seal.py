@@ -63,7 +63,7 @@ class SealedFile:
         self._path, self._handle = path, handle
         self._position = 0
         self._kept: OrderedDict[int, bytes] = OrderedDict()
-        self._broken: BrokenSeal | None = None
+        self._broken = ""
         whole = os.fstat(handle).st_size
         footer = self._at(max(0, whole - _FOOTER), _FOOTER)
         if len(footer) < _FOOTER or not footer.startswith(_MAGIC):
@@ -102,8 +102,9 @@ class SealedFile:
         start = k * self._block
         data = self._at(start, min(self._block, self.size - start))
         if hashlib.sha256(data).digest() != self._digests[k]:
-            self._broken = BrokenSeal(f"bytes {start} to {start + len(data)} are not those that were written")
-            raise self._broken
+            # a string: an error kept here would keep the frames of HDF5's callers, and they this file, for ever
+            self._broken = f"bytes {start} to {start + len(data)} are not those that were written"
+            raise BrokenSeal(self._broken)
         self._kept[k] = data
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
@@ -111,7 +112,7 @@ class SealedFile:
 
     def check(self) -> None:
         """Raise InputError if a damaged block was met."""
-        if self._broken is not None:
+        if self._broken:
             raise InputError(f"{self._path} is damaged: {self._broken}. {_RESTORE}")
 
     def check_all(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,9 +52,12 @@ def open_hdf5(path: Path, through: Callable[[Path, int], Any] | None = None) -> 
         source = handle if through is None else through(path, handle.fileno())
         try:
             file = h5py.File(source, "r")
-        except BrokenSeal as error:
-            raise InputError(f"{path} is damaged: {error}. Fix: restore it from a copy.") from error
         except HDF5_ERRORS as error:
+            # The frames of h5py hold the settings of the failed open, and these hold `source`. Whoever keeps the error
+            # until the interpreter has ended has HDF5 free them then, which crashes the process.
+            traceback.clear_frames(error.__traceback__)
+            if isinstance(error, BrokenSeal):
+                raise InputError(f"{path} is damaged: {error}. Fix: restore it from a copy.") from error
             raise InputError(
                 f"{path} is not a readable HDF5 file ({_first_line(error)}). Fix: restore it from a copy."
             ) from error
