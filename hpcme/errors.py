@@ -46,6 +46,12 @@ class MoreTime(HpcmeError):
     exit_code = 75
 
 
+class RankError(HpcmeError):
+    """Another rank is gone or stands still; the run continues from its newest checkpoint with the same command."""
+
+    exit_code = 70
+
+
 class NumericalError(HpcmeError):
     """The solver cannot go on honestly: non-finite values or a step size that collapsed.
 

@@ -113,6 +113,18 @@ def test_a_signal_pauses_the_run_and_the_same_command_continues_it(
             assert np.array_equal(a.series()[column], b.series()[column])
 
 
+def test_a_file_named_stop_pauses_the_run_and_repeating_the_command_removes_it(place, capsys, monkeypatch):
+    """For whoever may write to the folder but not signal the job."""
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Display, "step", lambda self, now: (place / "run" / "STOP").touch())
+        result = call(capsys, "run", "job.toml", "--out", "run")
+    assert result.code == 75
+    assert "hpcme: stopped after the file run/STOP at step 1" in result.err
+    result = call(capsys, "run", "job.toml", "--out", "run")
+    assert result.code == 0 and result.out.startswith("done in ") and not (place / "run" / "STOP").exists()
+    assert call(capsys, "verify", "run").code == 0
+
+
 def test_a_second_ctrl_c_ends_at_once_and_keeps_the_checkpoint(place, capsys, monkeypatch):
     def step(self, now):
         os.kill(os.getpid(), signal.SIGINT)

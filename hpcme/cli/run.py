@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import shlex
@@ -25,24 +26,43 @@ if TYPE_CHECKING:
     from hpcme.model.job import Job
     from hpcme.store.reader import Run
 
+STOP = "STOP"  # a file of this name in the run folder asks the run to stop at a checkpoint
 _MARGIN = 60.0  # seconds before a deadline in which no new step begins
 
 
 class StopRequest:
-    """What asks for a pause: SIGTERM, SIGUSR2, Ctrl-C, or the end of the time that HPCME_DEADLINE grants.
+    """What asks for a pause: SIGTERM, SIGUSR2, Ctrl-C, a file named STOP in the run folder, or the end of the time that
+    HPCME_DEADLINE grants.
 
-    Signals set a flag, which is read after each step. A second Ctrl-C ends the process at once. NCCL takes
-    SIGUSR1 for itself, hence SIGUSR2. Use as a context manager; call it to learn whether to pause. Raises
+    All are looked at after each step; rank 0 looks for the file, at most once a second. A second Ctrl-C ends the
+    process at once. NCCL takes SIGUSR1 for itself, hence SIGUSR2. Use as a context manager; call it to learn whether to pause. Raises
     InputError for an HPCME_DEADLINE that is no time.
     """
 
     def __init__(self) -> None:
         self.name = ""
+        self._file: Path | None = None
+        self._looked = -math.inf
         self._before: dict[int, Any] = {}
         self._last = last_moment(os.environ.get("HPCME_DEADLINE", ""), time.time())
 
     def __call__(self) -> bool:
-        return bool(self.name) or time.time() > self._last
+        return bool(self.name) or time.time() > self._last or self._file_asks()
+
+    def watch(self, folder: Path) -> None:
+        """Also stop when a file named STOP appears in the run folder. One that lies there from before asked the last
+        part of the run, and is removed."""
+        self._file = folder / STOP
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            self._file.unlink()
+
+    def _file_asks(self) -> bool:
+        now = time.monotonic()
+        if self._file is not None and now - self._looked > 1.0:
+            self._looked = now
+            if self._file.exists():
+                self.name = f"the file {self._file}"
+        return bool(self.name)
 
     @property
     def reason(self) -> str:
@@ -109,6 +129,8 @@ def execute(args: argparse.Namespace) -> int:
         world = open_world(job["run.device"], job["run.timeout"])
         with ending(world), Display("hpcme", quiet=args.quiet or not world.main) as display:
             before = _already(world, folder, job)
+            if world.main:
+                stop.watch(folder)
             try:
                 run = solve(job, out=folder, world=world, say=display.say, progress=display.step, stop=stop)
             except KeyboardInterrupt:

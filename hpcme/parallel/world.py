@@ -14,16 +14,17 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
 
-from hpcme.errors import HpcmeError, InputError, explain
+from hpcme.errors import HpcmeError, InputError, RankError, explain
 from hpcme.parallel.ending import PATIENCE, say_once
 from hpcme.parallel.launch import launched_size, set_threads
+from hpcme.parallel.watchdog import Watchdog
 
 
 class World:
@@ -123,7 +124,11 @@ class MpiWorld(World):
             store = dist.TCPStore(address, port, self.size, is_master=False, timeout=limit)
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=limit)
-        self._dist = dist
+        self._dist, self._timeout = dist, timeout
+        hosts = self.comm.allgather(socket.gethostname())
+        self._watchdog = Watchdog(address, port, self.rank, hosts, timeout, self.abort)
+        self.comm.Barrier()
+        self._watchdog.start()
 
     def _address(self) -> str:
         if self.local_size == self.size:
@@ -143,16 +148,33 @@ class MpiWorld(World):
             )
 
     def sum_(self, x: torch.Tensor) -> torch.Tensor:
-        self._dist.all_reduce(x)
+        with self._together("sum"):
+            self._dist.all_reduce(x)
         return x
 
     def min_(self, x: torch.Tensor) -> torch.Tensor:
-        self._dist.all_reduce(x, op=self._dist.ReduceOp.MIN)
+        with self._together("minimum"):
+            self._dist.all_reduce(x, op=self._dist.ReduceOp.MIN)
         return x
 
     def broadcast_(self, x: torch.Tensor) -> torch.Tensor:
-        self._dist.broadcast(x, 0)
+        with self._together("broadcast"):
+            self._dist.broadcast(x, 0)
         return x
+
+    @contextlib.contextmanager
+    def _together(self, what: str) -> Iterator[None]:
+        """A collective; what torch.distributed says of ranks that are gone or late becomes a RankError."""
+        began = time.monotonic()
+        try:
+            yield
+        except RuntimeError as error:
+            raise RankError(
+                f"rank {self.rank} of {self.size} on {socket.gethostname()} could not finish a {what} over the ranks: "
+                f"another rank is gone, or did not arrive within {self._timeout:g} s (run.timeout); this one waited "
+                f"{time.monotonic() - began:.1f} s. The same command continues the run from its newest checkpoint "
+                f"({str(error).strip().splitlines()[0]})"
+            ) from error
 
     def share(self, value: Any) -> Any:
         return self.comm.bcast(value)
@@ -173,6 +195,8 @@ class MpiWorld(World):
         _abort(self.comm, code)
 
     def close(self) -> None:
+        self.comm.Barrier()  # the store, which lives in rank 0, outlives every watchdog
+        self._watchdog.stop()
         self._dist.destroy_process_group()
 
 
