@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 
 import numpy as np
 import pytest
 from run_helpers import JOBS, MPIEXEC, datasets, end, kill, kill_at, resumptions, same, start, write_jobs
+
 pytestmark = pytest.mark.restart
 needs_mpiexec = pytest.mark.skipif(MPIEXEC is None, reason="there is no mpiexec")
 
@@ -31,15 +33,14 @@ def whole(place):
     return get
 
 
-@pytest.mark.parametrize("job", JOBS)
+CASES = [(job, *case) for job in JOBS for case in ((1, ["all"] * 3), (2, ["all"] * 2), (2, ["1", "0"]))]
+CASES += [(job, 3, ["all", "1"]) for job in ("projection", "tdvp")]
+
+
 @pytest.mark.parametrize(
-    "ranks, victims",
-    [
-        (1, ["all", "all", "all"]),
-        pytest.param(2, ["all", "all"], marks=needs_mpiexec),
-        pytest.param(2, ["1", "0"], marks=needs_mpiexec),
-    ],
-    ids=["one process", "both of two ranks", "one of two ranks"],
+    "job, ranks, victims",
+    [pytest.param(*case, marks=needs_mpiexec if case[1] > 1 else ()) for case in CASES],
+    ids=[f"{job}, {ranks} ranks, kill {' and '.join(victims)}" for job, ranks, victims in CASES],
 )
 def test_a_killed_run_that_is_repeated_gives_the_uninterrupted_run(place, whole, job, ranks, victims):
     expected = whole(job, ranks)
@@ -49,7 +50,7 @@ def test_a_killed_run_that_is_repeated_gives_the_uninterrupted_run(place, whole,
     moments = random.SystemRandom()
     # One kill in each part of the run, so that every one of them meets a run that is under way.
     bounds = np.linspace(0, 0.8 * steps, len(victims) + 1).astype(int)
-    plan = [(moments.randrange(a, b), moments.uniform(0.0, 0.1)) for a, b in zip(bounds, bounds[1:], strict=False)]
+    plan = [(moments.randrange(a, b), moments.uniform(0.0, 0.1)) for a, b in itertools.pairwise(bounds)]
     for kills, ((step, pause), whom) in enumerate(zip(plan, victims, strict=True)):
         killed = kill_at(start(place, job, ranks, out), place / out, step, pause, whom, kills)
         assert killed, f"plan {plan}: the run ended before step {step}; {(place / f'{out}.log').read_text()}"

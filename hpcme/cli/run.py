@@ -35,8 +35,8 @@ class StopRequest:
     HPCME_DEADLINE grants.
 
     All are looked at after each step; rank 0 looks for the file, at most once a second. A second Ctrl-C ends the
-    process at once. NCCL takes SIGUSR1 for itself, hence SIGUSR2. Use as a context manager; call it to learn whether to pause. Raises
-    InputError for an HPCME_DEADLINE that is no time.
+    process at once. NCCL takes SIGUSR1 for itself, hence SIGUSR2. Use as a context manager; call it to learn whether
+    to pause. Raises InputError for an HPCME_DEADLINE that is no time.
     """
 
     def __init__(self) -> None:
