@@ -19,6 +19,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from cli_helpers import Result, process, write_inputs
@@ -38,6 +39,7 @@ BATCHES = 4
 STOP_AT = 5  # steps; with a checkpoint every second one
 SOURCES = ("under way", "network", "fsp", "ssa", "lone network", "lone fsp")
 REFUSED = (65, 74)
+RUN = ("run", "job.toml", "--quiet", "--set", "output.checkpoint_steps=2", "--out")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,6 @@ def place(tmp_path_factory):
     (folder / "states.csv").write_text("G,P\n0,0\n1,3\n0,2\n")
     before = Path.cwd()
     os.chdir(folder)
-    run = ["run", "job.toml", "--quiet", "--set", "output.checkpoint_steps=2", "--out"]
     asked = []
 
     def step(self, now):
@@ -58,8 +59,8 @@ def place(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress.Display, "step", step)
-        assert main([*run, "originals/under way"]) == 75
-    assert main([*run, "originals/network"]) == 0
+        assert main([*RUN, "originals/under way"]) == 75
+    assert main([*RUN, "originals/network"]) == 0
     assert main(["fsp", "job.toml", "--quiet", "--out", "originals/fsp"]) == 0
     assert main(["ssa", "job.toml", "--quiet", "--trajectories", "300", "--out", "originals/ssa"]) == 0
     for kind in ("network", "fsp"):
@@ -276,7 +277,7 @@ def one_harm(run, source, path, right):
         assert refused, "nobody noticed"
     if source != "under way":
         return "finished: refused"
-    result = call("run", "job.toml", "--quiet", "--set", "output.checkpoint_steps=2", "--out", run)
+    result = call(*RUN, run)
     if result.code == 0:
         assert numbers(run) == right["numbers"], "the continued run has other numbers"
         assert call("verify", run).code == 0
@@ -298,6 +299,46 @@ def test_a_process_that_meets_damage_ends_with_its_exit_code(place, source, file
     result = process(place, "stats", run)
     assert result.code == 65 and result.out == "" and f"{file} is damaged" in result.err, result
     assert len(result.err.splitlines()) == 1
+
+
+def damage(path, dataset):
+    """Flip a bit of the last number of a dataset of a segment: HDF5 itself sees nothing wrong with it."""
+    with h5py.File(path, "r") as file:
+        node = file[f"content/{dataset}"]
+        last = node.id.get_offset() + node.nbytes - node.dtype.itemsize
+        before = node[()].reshape(-1)[-1]
+    data = bytearray(path.read_bytes())
+    data[last + 2] ^= 1
+    path.write_bytes(data)
+    with h5py.File(path, "r") as file:
+        assert file[f"content/{dataset}"][()].reshape(-1)[-1] != before
+
+
+def newest(place, kind):
+    return place / "run" / Manifest.load(place / "run").of_kind(kind)[-1].name
+
+
+def test_a_wrong_number_in_the_newest_checkpoint_is_not_continued_from(place, right):
+    run = fresh(place, "under way")
+    path = newest(place, "checkpoint")
+    with h5py.File(path, "r") as file:
+        found = []
+        file["content"].visititems(lambda name, node: found.append(name) if getattr(node, "ndim", 0) > 0 else None)
+        floats = [name for name in found if file["content"][name].dtype.kind == "f" and "parameters" in name]
+    damage(path, (floats or found)[0])
+    result = call(*RUN, run)
+    assert result.code == 0, result
+    assert numbers(run) == right["numbers"]
+
+
+def test_status_does_not_tell_a_wrong_time(place, right):
+    run = fresh(place, "under way")
+    path = newest(place, "series")
+    damage(path, "t")
+    (row,) = json.loads(call("status", run, "--json").out)
+    assert row["t"] is row["bound"] is None and f"{path} is damaged" in row["remark"]
+    expected = right["under way"]["status"]
+    assert (row["state"], row["step"], row["end"]) == (expected["state"], expected["step"], expected["end"])
 
 
 def test_numbers_do_not_depend_on_the_path_or_the_time(place, right, tmp_path):

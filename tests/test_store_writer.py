@@ -234,6 +234,28 @@ def test_a_failed_commit_changes_nothing_and_can_be_repeated(tmp_path, monkeypat
     assert open_run(folder).series()["t"].tolist() == [4, 8, 12, 16]
 
 
+def test_a_folder_that_turns_read_only_within_a_commit(tmp_path, monkeypatch):
+    """The new segments cannot even be removed: they stay as strays, and the error is that of the commit."""
+    folder = start(tmp_path / "run")
+    with RunWriter.resume(folder, identity(), **QUICK) as writer:
+        with monkeypatch.context() as patch:
+
+            def refuse(*arguments, **options):
+                raise OSError(30, "Read-only file system")
+
+            def replace(source, target, real=os.replace):
+                real(source, target) if not str(target).endswith(MANIFEST) else refuse()
+
+            patch.setattr(os, "replace", replace)
+            patch.setattr(os, "unlink", refuse)
+            with pytest.raises(OutputError, match=r"Read-only.*writable.*checkpoint of step 12 is intact"):
+                writer.commit(16, {"x": 1}, make_report(4), {"t": [16.0]})
+        assert (folder / "checkpoints/step-00000016.h5").exists()
+    with RunWriter.resume(folder, identity(), **QUICK) as writer:
+        assert writer.load_checkpoint()[0] == 12
+        assert not (folder / "checkpoints/step-00000016.h5").exists()
+
+
 def test_commits_in_the_wrong_order_are_bugs(tmp_path):
     with RunWriter.create(tmp_path / "run", identity(), **QUICK) as writer:
         writer.commit(5, None, make_report(0), None)
