@@ -214,6 +214,13 @@ def test_a_stop_that_advanced_goes_back_into_the_queue(site):
     assert log.splitlines()[-1] == "scontrol requeue 77"  # the last act
 
 
+def test_a_stop_that_somebody_asked_for_is_not_requeued(site):
+    configure(site)
+    code, output, log = part(site, 'mkdir -p "out folder"; touch "out folder/STOP"; echo 12 >step; exit 75')
+    assert code == 75
+    assert "a file named STOP" in output and "scontrol" not in log
+
+
 def test_a_stop_without_progress_ends_the_job(site):
     configure(site)
     (site / "step").write_text("12")
