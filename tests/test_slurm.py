@@ -177,12 +177,14 @@ def test_an_array_survives_signals_and_kills(cluster, jobs):
     job, tasks = data["job_id"], [f"{data['job_id']}_{i}" for i in range(1, 7)]
     for i in (2, 3):
         cluster.until_step(cluster.folder / f"all/a{i}", 20)
-    # By its own id: for ID_2, scancel retries for 18 s while other tasks of the array wait, and signals twice.
-    cluster.call("scancel", "--signal=USR2", "--batch", cluster.job(f"{job}_2")["JobId"])
     kill_step(cluster.job(f"{job}_3")["JobId"])
+    # While tasks of the array wait for their turn, scancel delivers the signal, hears "try again later", and repeats it
+    # for half a minute: the task may be stopped twice, or have ended meanwhile.
+    run_words(cluster.folder, ["scancel", "--signal=USR2", "--batch", f"{job}_2"], SLURM_CONF=cluster.conf)
     states = cluster.states(*tasks)
     assert states == ["COMPLETED", "COMPLETED", "FAILED", "COMPLETED", "COMPLETED", "COMPLETED"], cluster.logs()
-    assert cluster.job(f"{job}_2")["Restarts"] == "1" and resumptions(cluster.folder / "all/a2") == 1
+    restarts = int(cluster.job(f"{job}_2")["Restarts"])
+    assert restarts >= 1 and resumptions(cluster.folder / "all/a2") == restarts
     assert cluster.states(data["after_id"]) == ["CANCELLED"]
 
     data = cluster.submit(*line)
@@ -200,7 +202,9 @@ def kill_step(job: str) -> None:
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words[int(file.parent.name)] = file.read_bytes()
-    (daemon,) = (pid for pid, text in words.items() if text.startswith(f"slurmstepd: [{job}.0]".encode()))
+    steps = {pid: text for pid, text in words.items() if text.startswith(b"slurmstepd: [")}
+    daemon = next((pid for pid, text in steps.items() if f"[{job}.0]".encode() in text), None)
+    assert daemon, f"job {job} is none of {steps.values()}"
     for pid in [daemon, *below(daemon)]:
         with contextlib.suppress(ProcessLookupError):  # a child may end with its parent
             os.kill(pid, signal.SIGKILL)
