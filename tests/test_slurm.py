@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import ROOT, process, run_words
+from run_helpers import MPIEXEC, below, datasets, last_step, resumptions, same
 from solver_cases import TOGGLE
-from test_restart import MPIEXEC, below, datasets, last_step, resumptions, same
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(MPIEXEC is None, reason="there is no mpiexec")]
 CMAKE = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
