@@ -61,6 +61,10 @@ class NumericalError(HpcmeError):
     exit_code = 76
 
 
+class Fault(NumericalError):
+    """Numbers broke down in a way that another try, with fresh samples, may not meet again."""
+
+
 def explain(error: BaseException, who: str = "") -> tuple[str, int]:
     """What to print for an error that ends a command, and the command's exit code.
 

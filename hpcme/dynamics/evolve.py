@@ -20,7 +20,7 @@ from hpcme.dynamics.exponential import Exponential
 from hpcme.dynamics.projection import Projection
 from hpcme.dynamics.tdvp import Tdvp
 from hpcme.dynamics.timers import Timers
-from hpcme.errors import InternalError, NumericalError
+from hpcme.errors import Fault, InternalError, NumericalError
 from hpcme.parallel.ending import PATIENCE
 from hpcme.parallel.world import World
 
@@ -145,7 +145,7 @@ class Evolution:
 
         A try whose numbers break down changes nothing: the state before it comes back on every rank, the event gets a
         row of its own (fault = 1, dt = 0), and fresh samples and half the step follow. Raises NumericalError when that
-        does not help either; an error that some ranks do not meet goes through.
+        does not help, or when the scheme gave up; an error that some ranks do not meet goes through.
         """
         before, limit = self.state(), np.inf
         for failed in range(FAULTS + 1):
@@ -156,6 +156,8 @@ class Evolution:
                 if not self.world.all_arrived(PATIENCE):
                     raise
                 self.restore(before)
+                if isinstance(error, NumericalError) and not isinstance(error, Fault):
+                    raise  # the scheme has tried all that it knows
                 self.faults += failed + 1
                 if failed == FAULTS:
                     raise
@@ -201,7 +203,7 @@ class Evolution:
         bound = self.certificate.bound(self.lost)
         numbers = torch.tensor([result.dt, self.lost, defect, bound], dtype=torch.float64)
         if self._agree(not (torch.isfinite(parameters).all() and torch.isfinite(numbers).all()))[0]:
-            raise NumericalError(
+            raise Fault(
                 f"step {self.step - 1}, to t = {self.t:g}: parameters, leak or certificate are not finite."
             )
         return {

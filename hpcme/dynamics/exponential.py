@@ -21,7 +21,7 @@ import torch
 from hpcme.dynamics.likelihood import fit_conditionals
 from hpcme.dynamics.scheme import Advance, flat_parameters, network_state, restore_network
 from hpcme.dynamics.tangent import HeadParameters, StateTree
-from hpcme.errors import HpcmeError, NumericalError
+from hpcme.errors import Fault, HpcmeError, NumericalError
 from hpcme.exact.fsp import make_propagator
 from hpcme.exact.statespace import StateSpace
 from hpcme.kernels.neighbours import outflow
@@ -99,6 +99,8 @@ class Exponential:
             dt = rest / max(1, math.ceil(rest / h - 1e-9))
             target, leak, exits = self._propagate(logq, t, dt)
             moved = _divergence(target, logq)
+            if math.isnan(moved):
+                raise Fault(f"step {step} at t = {t:g}: the law has probabilities that are not finite.")
             if moved <= _FARTHEST:
                 break
             h, halvings = 0.5 * dt, halvings + 1
@@ -115,6 +117,8 @@ class Exponential:
         defect = 0.5 * float((new.exp() - target).abs().sum())
         if not defect <= _HOPELESS:
             self.parameters.set(begin)
+            if math.isnan(defect):
+                raise Fault(f"step {step} at t = {t:g}: the fit has probabilities that are not finite.")
             raise NumericalError(
                 f"step {step} at t = {t:g}: the network cannot hold the law at t = {t + dt:g}: the best it can do is a "
                 f"total variation distance of {defect:.2g}. {_ADVICE}"

@@ -22,7 +22,7 @@ from hpcme.dynamics.scheme import Advance
 from hpcme.dynamics.steplength import StepLength
 from hpcme.dynamics.target import Target
 from hpcme.dynamics.timers import Timers
-from hpcme.errors import NumericalError
+from hpcme.errors import Fault, NumericalError
 from hpcme.networks.base import VAN, Draw
 from hpcme.parallel.world import World
 
@@ -258,7 +258,7 @@ class Projection:
             self.world.sum_(gradient)
         norm = float(torch.linalg.vector_norm(gradient))
         if not math.isfinite(norm + d_square + d_sum):
-            raise NumericalError(
+            raise Fault(
                 f"step {step} at t = {target.t:g}, epoch {epoch}: the gradient or the loss is not finite. If this "
                 "happens again and again, lower solver.learning_rate or solver.dt."
             )

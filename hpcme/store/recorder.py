@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hpcme.dynamics.sampler import Shards
-from hpcme.errors import InputError, NumericalError
+from hpcme.errors import Fault, InputError
 from hpcme.model.initial import ProductLaw
 from hpcme.networks.base import VAN
 from hpcme.networks.build import parameters_of
@@ -89,7 +89,7 @@ def sampled_report(
         parts.append(n.cpu().numpy())
     flat = world.sum_(torch.cat([entropy.reshape(1), *(total.reshape(-1) for total in sums)])).cpu().numpy()
     if not np.isfinite(flat).all():
-        raise NumericalError(f"the report at t = {t:g} has numbers that are not finite.")
+        raise Fault(f"the report at t = {t:g} has numbers that are not finite.")
     gathered = world.gather(np.concatenate(parts))
     if gathered is None:
         return None
