@@ -78,7 +78,7 @@ class Cluster:
         words = self.call("scontrol", "show", "job", name).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def states(self, *names: str, seconds: float = 240.0) -> list[str]:
+    def states(self, *names: str, seconds: float = 400.0) -> list[str]:
         """Wait until these jobs have ended for good: their states."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
         deadline = time.monotonic() + seconds
@@ -89,7 +89,7 @@ class Cluster:
 
     def until_step(self, run: str, step: int) -> None:
         """Wait until a run has made this step safe."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while last_step(self.folder / run) < step:
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.05)
@@ -154,8 +154,8 @@ def test_a_job_outlasts_its_time_limit_and_what_comes_then_finds_its_results(clu
 
 
 def test_two_nodes_under_srun_stop_go_on_and_give_the_same_bits(cluster, jobs):
-    data = cluster.submit("short.toml", "--out", "nodes", "--nodes", 2, "--tasks", 1, launcher="srun")
-    job = data["job_id"]
+    words = ("--out", "nodes", "--nodes", 2, "--tasks", 1, "--time", 5)
+    job = cluster.submit("short.toml", *words, launcher="srun")["job_id"]
     cluster.until_step(cluster.folder / "nodes", 20)
     cluster.call("scancel", "--signal=USR2", "--batch", job)
     assert cluster.states(job) == ["COMPLETED"], cluster.logs()

@@ -73,7 +73,7 @@ list(APPEND tiers "fault|yes")
 # slurm: needs root and Slurm's programs; tests/slurm/start.sh says what is missing, and starts nothing when asked only
 execute_process(COMMAND bash "${tests_dir}/slurm/start.sh" --check OUTPUT_VARIABLE problem ERROR_VARIABLE problem
                 RESULT_VARIABLE code OUTPUT_STRIP_TRAILING_WHITESPACE)
-add_pytest(slurm LABEL slurm PROCESSORS 2 TIMEOUT 900 ALONE ARGS -m "slurm and not gpu" ${files})
+add_pytest(slurm LABEL slurm PROCESSORS 2 TIMEOUT 1200 ALONE ARGS -m "slurm and not gpu" ${files})
 if(code EQUAL 0)
   list(APPEND tiers "slurm|yes")
 else()
