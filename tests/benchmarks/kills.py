@@ -57,7 +57,7 @@ def main() -> int:
             out, own = f"run-{runs}", 0
             while own < args.per_run and kills < args.kills:
                 process = start(place, job, ranks, out)
-                pause = chance.uniform(0.0, 1.1 * seconds)
+                pause = chance.uniform(0.0, 0.9 * seconds)
                 try:
                     process.wait(timeout=pause)
                     missed += 1
@@ -79,6 +79,7 @@ def main() -> int:
             if wrong or found.keys() != expected.keys() or rows != list(range(1, len(rows) + 1)):
                 bad += 1
                 print(f"{job}, {ranks} rank(s), run {runs}: differs in {wrong or 'names or rows'}", flush=True)
+            print(f"run {runs}, {job}, {ranks} rank(s): {own} kills, {kills} in all", flush=True)
     minutes = (time.monotonic() - began) / 60
     print(f"{kills} kills in {runs} runs ({missed} ended before a kill), {minutes:.0f} min: {bad} folders wrong")
     return 1 if bad else 0
