@@ -36,4 +36,11 @@ fi
 for file in $slurm_home/slurmd-*.pid; do end "$file" slurmd; done
 end $slurm_home/slurmctld.pid slurmctld
 end $slurm_home/munge/munged.pid munged
+# What jobs left behind: an srun of mpiexec, say, whose step was killed. Told by its environment, so it is ours.
+for file in /proc/[0-9]*/environ; do
+    if grep -qzxF "SLURM_CONF=$slurm_conf" "$file" 2>/dev/null && grep -qz '^SLURM_JOB_ID=' "$file" 2>/dev/null; then
+        pid=${file#/proc/}
+        kill -KILL "${pid%/environ}" 2>/dev/null
+    fi
+done
 rm -rf $slurm_home
