@@ -49,7 +49,7 @@ if(HPCME_LAUNCHER)
   separate_arguments(flags UNIX_COMMAND "${HPCME_LAUNCH_FLAGS}")
   if(mpi_files)
     foreach(ranks IN LISTS HPCME_MPI_TEST_RANKS)
-      add_pytest(mpi.${ranks} LABEL mpi PROCESSORS ${ranks} TIMEOUT 600 ALONE
+      add_pytest(mpi.${ranks} LABEL mpi PROCESSORS ${ranks} TIMEOUT 1200 ALONE
                  UNDER "${HPCME_LAUNCHER}" -n ${ranks} ${flags} "${HPCME_PYTHON}" -m mpi4py tests/mpi_pytest.py ${ranks}
                  ARGS -m "not gpu" ${mpi_files})
     endforeach()
@@ -62,7 +62,7 @@ else()
 endif()
 
 # restart: runs that are killed and go on
-add_pytest(restart LABEL restart PROCESSORS 2 TIMEOUT 900 ALONE
+add_pytest(restart LABEL restart PROCESSORS 2 TIMEOUT 1800 ALONE
            ARGS -m "restart and not fault and not slurm and not gpu" ${files})
 list(APPEND tiers "restart|yes")
 
@@ -73,7 +73,7 @@ list(APPEND tiers "fault|yes")
 # slurm: needs root and Slurm's programs; tests/slurm/start.sh says what is missing, and starts nothing when asked only
 execute_process(COMMAND bash "${tests_dir}/slurm/start.sh" --check OUTPUT_VARIABLE problem ERROR_VARIABLE problem
                 RESULT_VARIABLE code OUTPUT_STRIP_TRAILING_WHITESPACE)
-add_pytest(slurm LABEL slurm PROCESSORS 2 TIMEOUT 1200 ALONE ARGS -m "slurm and not gpu" ${files})
+add_pytest(slurm LABEL slurm PROCESSORS 2 TIMEOUT 1800 ALONE ARGS -m "slurm and not gpu" ${files})
 if(code EQUAL 0)
   list(APPEND tiers "slurm|yes")
 else()
