@@ -53,7 +53,7 @@ class StopRequest:
         """Also stop when a file named STOP appears in the run folder. One that lies there from before asked the last
         part of the run, and is removed."""
         self._file = folder / STOP
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with contextlib.suppress(OSError):  # none there, or a folder that only takes reading: the writer will say so
             self._file.unlink()
 
     def _file_asks(self) -> bool:
