@@ -183,6 +183,32 @@ def test_a_numerical_failure_has_its_own_code(place, capsys, monkeypatch):
     )
 
 
+def test_numbers_that_break_down_once_are_an_event_in_the_results(place, capsys, monkeypatch):
+    from hpcme.dynamics.projection import Projection
+    from hpcme.errors import Fault
+
+    step, calls = Projection.step, []
+
+    def breaking(self, number, t, dt):
+        calls.append(number)
+        if len(calls) == 3:
+            raise Fault("the gradient is not finite.")
+        return step(self, number, t, dt)
+
+    monkeypatch.setattr(Projection, "step", breaking)
+    result = call(capsys, "run", "job.toml", "--out", "run")
+    assert result.code == 0 and "the numbers broke down in the step from t = " in result.err
+    with open_run("run") as run:
+        series = run.series()
+    event = series["fault"].tolist().index(1)
+    assert event == 2 and series["fault"].sum() == 1
+    assert series["step"][:4].tolist() == [1, 2, 2, 3] and series["t"][2] == series["t"][1]
+    assert np.isnan(series["loss"][event]) and np.isfinite(np.delete(series["loss"], event)).all()
+    assert calls[:4] == [0, 1, 2, 3]  # fresh samples
+    assert 0 < series["dt"][3] <= 0.5 * series["dt"][1] and series["dt"][event] == 0
+    assert call(capsys, "verify", "run").code == 0
+
+
 def test_a_model_may_stand_where_a_job_stands(place, capsys):
     argv = [
         "run",

@@ -78,6 +78,15 @@ def start(site: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+def begun(site: Path) -> subprocess.Popen[str]:
+    """One part of a job, once the run in it has made the file `started`."""
+    job = start(site)
+    while not (site / "started").exists():
+        assert job.poll() is None, job.stdout.read()
+        time.sleep(0.02)
+    return job
+
+
 def part(site: Path, behaviour: str, *words: str, **environment: str) -> tuple[int, str, str]:
     """Run one part of a job to its end: exit code, output, and the log of the stand-ins."""
     (site / "behaviour").write_text(behaviour)
@@ -276,10 +285,7 @@ def test_a_signal_reaches_the_run_and_the_script_waits_for_its_checkpoint(site, 
         "trap 'sleep 1; echo 12 >step; echo checkpointed >>log; exit 75' TERM; touch started\n"
         "while :; do sleep 0.05; done\n"
     )
-    job = start(site)
-    while not (site / "started").exists():
-        assert job.poll() is None, job.stdout.read()
-        time.sleep(0.02)
+    job = begun(site)
     job.send_signal(sent)
     output, _ = job.communicate(timeout=60)
     log = (site / "log").read_text()
@@ -296,10 +302,7 @@ def test_a_run_that_died_of_the_signal_is_judged_by_what_is_on_disk(site, step, 
     configure(site)
     old_enough(site)
     (site / "behaviour").write_text(f"echo {step} >step; touch started\nexec sleep 60\n")
-    job = start(site)
-    while not (site / "started").exists():
-        assert job.poll() is None, job.stdout.read()
-        time.sleep(0.02)
+    job = begun(site)
     job.send_signal(signal.SIGUSR2)
     output, _ = job.communicate(timeout=60)
     assert "hpcme ended with exit code 143" in output
@@ -312,10 +315,7 @@ def test_a_run_that_has_just_begun_gets_the_signal_later(site):
     (site / "behaviour").write_text(
         "touch started; sleep 3\ntrap 'echo 12 >step; exit 75' TERM\nwhile :; do sleep 0.05; done\n"
     )
-    job = start(site)
-    while not (site / "started").exists():
-        assert job.poll() is None, job.stdout.read()
-        time.sleep(0.02)
+    job = begun(site)
     job.send_signal(signal.SIGUSR2)
     output, _ = job.communicate(timeout=60)
     assert "hpcme ended with exit code 75" in output and job.returncode == 0

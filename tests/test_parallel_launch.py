@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from cli_helpers import process, run_words, tree, write_inputs
+from run_helpers import MPIEXEC
 
 from hpcme.errors import InputError, InternalError, MoreTime, NumericalError, explain
 from hpcme.parallel.launch import launched_size, set_threads
 
-MPIEXEC = shutil.which(
-    "mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-)
 needs_mpiexec = [pytest.mark.mpi, pytest.mark.skipif(MPIEXEC is None, reason="there is no mpiexec")]
 JOIN = "import sys, torch\nfrom hpcme.parallel.world import open_world\nworld = open_world('cpu', 60.0)\n"
 
@@ -104,7 +101,8 @@ def test_a_job_that_one_rank_cannot_read_is_refused_by_all(place):
 
 @mpi
 def test_ranks_share_the_cpus_of_their_host(place):
-    program = JOIN + "lines = world.gather((torch.get_num_threads(), world.threads))\nif lines:\n    print(lines)\nworld.close()\n"
+    program = JOIN + "lines = world.gather((torch.get_num_threads(), world.threads))\n"
+    program += "if lines:\n    print(lines)\nworld.close()\n"
     share = max(1, len(os.sched_getaffinity(0)) // 2)
     assert on_ranks(place, 2, program).out == f"[({share}, {share}), ({share}, {share})]\n"
     assert on_ranks(place, 2, program, HPCME_THREADS="3").out == "[(3, 3), (3, 3)]\n"

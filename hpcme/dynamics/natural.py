@@ -81,16 +81,17 @@ class Equations:
             both = world.sum_(both)
             self.matrix, self.right = both[:P], both[P]
         else:
-            every = rows.new_zeros(B, P)
-            every[self.own] = self.rows
-            self.right = rows.new_zeros(B)
-            self.right[self.own] = residual
-            if world.size > 1:
-                world.sum_(every)
-                world.sum_(self.right)
-            self.matrix = rows.new_zeros(B, B)
-            self.matrix[self.own] = self.rows @ every.T
-            world.sum_(self.matrix)
+            every = self._of_all_ranks(self.rows, B)
+            self.right = self._of_all_ranks(residual, B)
+            self.matrix = self._of_all_ranks(self.rows @ every.T, B)
+
+    def _of_all_ranks(self, own: torch.Tensor, B: int) -> torch.Tensor:
+        """The rows of all ranks, float64 [B, ...], from this rank's."""
+        if self.world.size == 1:
+            return own
+        every = own.new_zeros(B, *own.shape[1:])
+        every[self.own] = own
+        return self.world.sum_(every)
 
     def step(self, damping: float) -> torch.Tensor:
         """delta, float64 [P]; damping: lambda above, relative to the diagonal of S."""

@@ -121,6 +121,7 @@ class Projection:
             for name, value in state.items()
             if name.startswith("adam/")
         }
+        self.optimiser.state.clear()
         if moments:
             self.optimiser.state[self.live.flat] = moments
         self.sync_frozen()

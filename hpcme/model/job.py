@@ -197,7 +197,7 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
     if isinstance(values["solver.dt"], float) and values["solver.dt"] <= 0.0:
         raise InputError(f'{where}: solver.dt = {values["solver.dt"]!r} must be > 0 or "auto"')
     _choose(values, net, where)
-    _check_shares(values, where)
+    _check_together(values, where)
     if values["sampling.samples"] < 2 * values["sampling.shards"]:
         raise InputError(
             f"{where}: sampling.samples = {values['sampling.samples']} leaves fewer than 2 samples for each of "
@@ -268,7 +268,8 @@ def _few_states(values: dict[str, Any], net: ReactionNetwork) -> bool:
     return enumerate_reachable(net, values["sampling.exact_states"], values["time.end"] or 1.0) is not None
 
 
-def _check_shares(values: Mapping[str, Any], where: str) -> None:
+def _check_together(values: Mapping[str, Any], where: str) -> None:
+    """Keys that are right one by one, but not together. Raises InputError."""
     if values["solver.optimiser"] == "natural" and values["solver.loss"] != "kl":
         raise InputError(
             f'{where}: solver.optimiser = "natural" goes with solver.loss = "kl" only, not with '

@@ -170,8 +170,8 @@ class MpiWorld(World):
             yield
         except RuntimeError as error:
             raise RankError(
-                f"rank {self.rank} of {self.size} on {socket.gethostname()} could not finish a {what} over the ranks: "
-                f"another rank is gone, or did not arrive within {self._timeout:g} s (run.timeout); this one waited "
+                f"a {what} over the ranks could not be finished on {socket.gethostname()}: another rank is gone, or "
+                f"did not arrive within {self._timeout:g} s (run.timeout); this one waited "
                 f"{time.monotonic() - began:.1f} s. The same command continues the run from its newest checkpoint "
                 f"({str(error).strip().splitlines()[0]})"
             ) from error
@@ -195,6 +195,8 @@ class MpiWorld(World):
         _abort(self.comm, code)
 
     def close(self) -> None:
+        if not self._dist.is_initialized():
+            return
         self.comm.Barrier()  # the store, which lives in rank 0, outlives every watchdog
         self._watchdog.stop()
         self._dist.destroy_process_group()
@@ -222,7 +224,7 @@ def open_world(device: str = "auto", timeout: float = 300.0) -> World:
     except InputError as problem:
         error = problem
     _raise_first(comm, error)
-    world = MpiWorld(comm, place, local_rank, local_size, set_threads(local_size), timeout)
+    world = hook.world = MpiWorld(comm, place, local_rank, local_size, set_threads(local_size), timeout)
     sys.excepthook = hook  # torch.distributed wrapped it, and would swallow what it prints
     return world
 
@@ -346,10 +348,11 @@ def _hook_of(comm: Any) -> Callable[[type, BaseException, Any], None]:
                 text = f"hpcme: rank {comm.rank} of {comm.size} on {socket.gethostname()} failed:\n{text}"
         if everybody:
             say_once(text)
-            if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
+            if hook.world is not None:
+                hook.world.close()
             raise SystemExit(code)  # Python ends with this code when the hook raises it
         sys.stderr.write(text + "\n")
         _abort(comm, code)
 
+    hook.world = None  # what has to be closed, once there is one
     return hook
