@@ -25,7 +25,7 @@ import torch
 
 from hpcme.dynamics.enumeration import Enumeration
 from hpcme.dynamics.streams import generator
-from hpcme.dynamics.tangent import HeadParameters, StateTree
+from hpcme.dynamics.tangent import HeadParameters, StateTree, flattened
 from hpcme.networks.base import VAN, cumulative
 
 _MOST_POINTS = 1e12  # beyond it the spacing of float64 numbers in [0, 1) would show
@@ -33,11 +33,17 @@ _MOST_POINTS = 1e12  # beyond it the spacing of float64 numbers in [0, 1) would 
 #: few, more where there are many. What is left out is not held by the equations, only by damping.
 NEGLIGIBLE, MANY, NEGLIGIBLE_OF_MANY = 1e-12, 8000, 1e-6
 
+SPREAD = 0.5  # share of the samples with one flattened conditional in which that count is moved by one instead
+
 
 @torch.no_grad()
-def systematic(network: VAN, points: float, offset: float, temper: float | list[float], fresh: torch.Tensor) -> tuple:
+def systematic(
+    network: VAN, points: float, offset: float, temper: float | list[float], fresh: torch.Tensor,
+    spread: float = 0.0,
+) -> tuple:  # fmt: skip
     """States hit by `points` equidistant points with a random offset in [0, 1).
 
+    temper: exponent of every conditional, or of each; spread: what else is done to those flattened (`flattened`).
     fresh: uniforms that replace the position of a point once it is alone in its prefix (its position there is uniform,
     but float64 has run out of digits for it). Returns n int32 [U, S], how many points hit each, float64 [U], and the
     natural logarithm of the probability of each under the law that was drawn from, float64 [U].
@@ -53,7 +59,7 @@ def systematic(network: VAN, points: float, offset: float, temper: float | list[
         logp = network.conditional(i, network.hidden(i, carry), node)
         exponent = temper[i] if isinstance(temper, list) else temper
         if exponent != 1.0:
-            logp = torch.log_softmax(exponent * logp, dim=1)
+            logp = flattened(logp, exponent, spread)
         top = cumulative(logp.exp())
         top = top / top[:, -1:]
         low = torch.cat([torch.zeros_like(top[:, :1]), top[:, :-1]], dim=1)
@@ -133,7 +139,7 @@ class Sampler:
             random = generator(cover.seed, "tail", step, i, 0)
             tempers = [cover.temper if j == i else 1.0 for j in range(network.S)]
             fresh = torch.from_numpy(random.random(max(1024, 4 * cover.states))).to(network.device)
-            found.append(systematic(network, self.points_each, float(random.random()), tempers, fresh)[0])
+            found.append(systematic(network, self.points_each, float(random.random()), tempers, fresh, SPREAD)[0])
         return found
 
     @property
@@ -217,7 +223,7 @@ class Cloud:
         else:
             logq, tail = self.tree.log_prob(), torch.zeros(self.D, dtype=torch.float64, device=self.n.device)
             if cover.tail:
-                log = logq[: self.D] + self.tree.flattened_each(cover.temper)[:, : self.D]
+                log = logq[: self.D] + self.tree.flattened_each(cover.temper, SPREAD)[:, : self.D]
                 tail = (sampler.points_each * log.exp()).clamp_max(1.0).sum(dim=0)
         q = logq.exp()
         own = (sampler.points["train"] * q[: self.D]).clamp_max(1.0)

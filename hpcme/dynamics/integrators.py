@@ -61,6 +61,7 @@ class Integrator:
     #: collapse, and rounding grows until runs on different numbers of ranks differ.
     damping = 1e-4, 1e-5
     each = False
+    order = 2  # of the error estimate in the length of a step
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

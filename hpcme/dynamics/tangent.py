@@ -63,29 +63,54 @@ class StateTree:
         network = self.network = parameters.network
         self.parameters, self.N = parameters, n.shape[0]
         self.x = n[:, network.order].long()
-        row = torch.zeros(self.N, dtype=torch.int64, device=n.device)
-        node, carry = row[:1], network.begin()
         self.outside = torch.zeros(self.N, dtype=torch.bool, device=n.device)
-        self.rows: list[torch.Tensor] = []  # per position: prefix of every state, int64 [N]
+        self.rows: list[torch.Tensor] = []  # per position: prefix (or what is seen of it) of every state, int64 [N]
         self.hidden: list[torch.Tensor] = []  # [1, h] at every distinct prefix, float64 [U, 1 + width]
         self.masks: list[torch.Tensor | None] = []
         self.features = [f if f is None else f.double() for f in (head.features() for head in network.heads)]
         self.bases = [head.base.double() for head in network.heads]
         self._overlaps = [_overlaps(phi, base) for phi, base in zip(self.features, self.bases, strict=True)]
+        if network.sees_all:
+            self._by_prefix()
+        else:
+            self._by_context()
+        self.mean_features: list[torch.Tensor] = []
+
+    def _by_prefix(self) -> None:
+        """Rows, hidden vectors and masks of networks whose conditionals see all counts before them."""
+        network = self.network
+        row = torch.zeros(self.N, dtype=torch.int64, device=self.x.device)
+        node, carry = row[:1], network.begin()
         for i, limit in enumerate(network.limits):
-            h = network.hidden(i, carry).double()
-            self.rows.append(row)
-            self.hidden.append(torch.cat([h.new_ones(h.shape[0], 1), h], dim=1))
-            mask = network.support.mask(i, node)
-            self.masks.append(mask)
-            if mask is not None:
-                self.outside |= ~mask[row, self.x[:, i]]
+            self._add(i, row, network.hidden(i, carry), node)
             key, row = torch.unique(row * (limit + 1) + self.x[:, i], return_inverse=True)
             parent, count = key // (limit + 1), key % (limit + 1)
             if i + 1 < network.S:
                 carry = network.advance(i, carry, parent, count)
                 node = network.support.advance(i, node[parent], count).clamp_min(0)
-        self.mean_features: list[torch.Tensor] = []
+
+    def _by_context(self) -> None:
+        """The same where they see some of them: states share what they see, and where they are in the support."""
+        network, x = self.network, self.x
+        node = torch.zeros(self.N, dtype=torch.int64, device=x.device)
+        left = network.totals[None, :] - x.new_zeros(self.N, 1)
+        for i in range(network.S):
+            seen = [(node, network.support.table(i).shape[0]), *network.context(i, x, left)]
+            row, first = _distinct(seen)
+            self._add(i, row, network.hidden_of(i, x[first], left[first]), node[first])
+            if i + 1 < network.S:
+                left = left - x[:, i, None] * network.stakes[i][None, :]
+                node = network.support.advance(i, node, x[:, i]).clamp_min(0)
+
+    def _add(self, i: int, row: torch.Tensor, h: torch.Tensor, node: torch.Tensor) -> None:
+        """Keep the prefixes of position i: the one of every state, int64 [N], hidden vectors and support nodes of all."""
+        h = h.double()
+        self.rows.append(row)
+        self.hidden.append(torch.cat([h.new_ones(h.shape[0], 1), h], dim=1))
+        mask = self.network.support.mask(i, node)
+        self.masks.append(mask)
+        if mask is not None:
+            self.outside |= ~mask[row, self.x[:, i]]
 
     def log_prob(self, temper: float | None = None) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """log q float64 [N] at the network's present heads (-inf outside the support), kept for the scores.
@@ -108,12 +133,12 @@ class StateTree:
             logq[self.outside], flat[self.outside] = -torch.inf, -torch.inf
         return logq if temper is None else (logq, flat)
 
-    def flattened_each(self, temper: float) -> torch.Tensor:
-        """log(q_i^temper / q_i) with q_i^temper renormalised, float64 [S, N] for all i; -inf off the support."""
+    def flattened_each(self, temper: float, spread: float = 0.0) -> torch.Tensor:
+        """log(r_i / q_i) with r_i the flattened conditional (`flattened`), float64 [S, N]; -inf off the support."""
         theta, out = self.parameters.get(), []
         for i in range(self.network.S):
             logp = self._conditional(i, theta)
-            change = torch.log_softmax(temper * logp, dim=1) - logp
+            change = flattened(logp, temper, spread) - logp
             change = torch.where(torch.isneginf(logp), logp, change)
             out.append(change.reshape(-1)[self.rows[i] * logp.shape[1] + self.x[:, i]])
         return torch.stack(out)
@@ -198,6 +223,51 @@ class StateTree:
         if self.masks[i] is not None:
             logits = logits.masked_fill(~self.masks[i], -torch.inf)
         return torch.log_softmax(logits, dim=1)
+
+
+def flattened(logp: torch.Tensor, temper: float, spread: float = 0.0) -> torch.Tensor:
+    """Conditionals that meet rare counts more often, float64 [U, counts], from log-probabilities logp of the same shape.
+
+    They are q^temper, renormalised, but for a share `spread`, which is q moved up or down by one count: the only way to
+    a count that q does not know yet. Counts of probability zero keep it.
+    """
+    flat = torch.log_softmax(temper * logp, dim=1)
+    if not spread or logp.shape[1] < 2:
+        return flat
+    p = logp.exp()
+    moved = torch.zeros_like(p)
+    moved[:, 1:] += p[:, :-1]
+    moved[:, :-1] += p[:, 1:]
+    moved = torch.where(torch.isneginf(logp), torch.zeros_like(p), moved)
+    total = moved.sum(dim=1, keepdim=True)
+    share = torch.where(total > 0.0, spread, 0.0)
+    return torch.log((1.0 - share) * flat.exp() + share * moved / total.clamp_min(1e-300))
+
+
+def _distinct(columns: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Number the distinct rows of columns int64 [N], each with its number of values.
+
+    Returns the number of every row, int64 [N], and for each number a row that has it, int64 [U].
+    """
+    key, size = columns[0]
+    for column, values in columns[1:]:
+        if size > (1 << 62) // values:
+            found, key = torch.unique(key, return_inverse=True)
+            size = max(1, found.shape[0])
+        key, size = key * values + column, size * values
+    N = key.shape[0]
+    if size <= 4 * N:
+        # Few possible keys: a table of them is quicker than sorting.
+        used = torch.zeros(size, dtype=torch.int64, device=key.device)
+        used[key] = 1
+        number = torch.cumsum(used, dim=0) - 1
+        row, U = number[key], int(number[-1]) + 1
+    else:
+        found, row = torch.unique(key, return_inverse=True)
+        U = found.shape[0]
+    first = torch.full((U,), N, dtype=torch.int64, device=key.device)
+    first.scatter_reduce_(0, row, torch.arange(N, device=key.device), reduce="amin")
+    return row, first
 
 
 def _overlaps(phi: torch.Tensor | None, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -115,6 +115,7 @@ class Tdvp:
         flow = Flow(cloud, self.parameters, self.world, self.coupled)
         before = cloud.tree.log_prob()[: cloud.D]
         evaluations = matrices = rejected = 0
+        power = 1.0 / self.integrator.order
         while True:
             pieces = max(1, math.ceil(rest / h - 1e-9))
             dt = rest / pieces
@@ -128,7 +129,7 @@ class Tdvp:
             self.parameters.set(begin)
             self.slope = None
             rejected += 1
-            shrink = 0.3 if outcome is None else _SAFETY * math.sqrt(self.settings.tolerance / outcome.error)
+            shrink = 0.3 if outcome is None else _SAFETY * (self.settings.tolerance / outcome.error) ** power
             h = dt * min(0.7, max(_SHRINK, shrink))
             if h < _SMALLEST * self.end or rejected > _MAX_REJECTIONS:
                 raise NumericalError(
@@ -137,7 +138,7 @@ class Tdvp:
                 )
         after = self.parameters.get()
         self.slope = (after - begin) / dt
-        grow = min(_GROW, _SAFETY * math.sqrt(self.settings.tolerance / max(outcome.error, 1e-12)))
+        grow = min(_GROW, _SAFETY * (self.settings.tolerance / max(outcome.error, 1e-12)) ** power)
         self.h = max(dt * max(_SHRINK, grow), h if pieces == 1 and dt < h and not rejected else 0.0)
         size = self.world.sum_(begin.new_tensor([float(cloud.D), float(cloud.states.shape[0])]))
         row = {

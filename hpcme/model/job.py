@@ -240,11 +240,16 @@ def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
         values["solver.optimiser"] = "natural" if values["solver.loss"] == "kl" else "adam"
     natural = values["solver.optimiser"] == "natural"
     chosen = {
-        "network.kind": kind, "network.width": width,
+        "network.kind": kind, "network.width": width, "network.sight": 3 if net.S >= _MANY else net.S,
         "sampling.samples": 5000 if tdvp else 1000 if natural else 2000,
         "sampling.cover": 0.1 if tdvp else 0.3, "solver.epochs": 4 if natural else 20,
         "sampling.tail": 0.5 if tdvp and waveform else 0.3 if tdvp else 0.1 if values["solver.loss"] == "kl" else 0.0,
     }  # fmt: skip
+    if values["network.sight"] != "auto" and values["network.kind"] not in ("auto", "basis"):
+        raise InputError(
+            f'{where}: network.sight goes with network.kind = "basis" only, not with "{values["network.kind"]}": leave '
+            "one of the two out."
+        )
     for key, value in chosen.items():
         if values[key] == "auto":
             values[key] = value

@@ -53,6 +53,9 @@ class VAN(nn.Module, ABC):
     heads: kind of head of each species, in model order (`hpcme.networks.heads`).
     """
 
+    #: Whether conditionals depend on all counts before them, and not on a few (see `hpcme.networks.basis`).
+    sees_all = True
+
     def __init__(
         self, limits: np.ndarray, order: list[int], support: Support, width: int | list[int], heads: list[str],
         dtype: torch.dtype,

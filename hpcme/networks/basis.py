@@ -6,6 +6,9 @@ units of all these. What is trained are the heads, so log q_i is linear in the p
 of a conditional are convex, and no two conditionals share a parameter. Scheme `tdvp` lives on that: its equations stay
 well conditioned for whole runs, where trained hidden layers bring redundant directions that noise drifts along. Random
 features with trained output layers: Rahimi and Recht 2008; Huang, Zhu and Siew 2006.
+
+With many species a conditional sees those counts only whose species are close to its own in the graph of reactions.
+States then share their conditionals not by whole prefixes but by the few counts seen (`context`), which are few.
 """
 
 from __future__ import annotations
@@ -30,36 +33,43 @@ class Basis(VAN):
 
     def __init__(
         self, limits: np.ndarray, order: list[int], support: Support, width: int, heads: list[str], dtype: torch.dtype,
-        laws: list[tuple[list[int], int]] | None = None,
+        laws: list[tuple[list[int], int]] | None = None, sees: list[list[int]] | None = None,
     ) -> None:  # fmt: skip
-        """laws: (y, total), integers in model order: sums y . n of counts that are, or stay below, a total."""
+        """laws: (y, total), integers in model order: sums y . n of counts that are, or stay below, a total. sees: for
+        every position the earlier positions whose counts it sees, in ascending order; None: all."""
         laws = [([y[s] for s in order], total) for y, total in laws or []]
         columns = [_features(int(limits[s])).shape[1] for s in order]
-        before = [sum(columns[:i]) for i in range(len(order))]
+        sees = [list(range(i)) if sees is None else list(sees[i]) for i in range(len(order))]
+        before = [sum(columns[j] for j in sees[i]) for i in range(len(order))]
         # What a law leaves is a feature where it depends on counts seen and concerns species to come.
         live = [[k for k, (y, _) in enumerate(laws) if any(y[:i]) and any(y[i:])] for i in range(len(order))]
         before = [before[i] + _LEFT * len(live[i]) for i in range(len(order))]
         widths = [before[i] + width if i else 0 for i in range(len(order))]
         super().__init__(limits, order, support, widths, heads, dtype)
-        self.width, self.live = width, live
+        self.width, self.live, self.sees = width, live, sees
+        self.sees_all = all(len(seen) == i for i, seen in enumerate(sees))
         self.register_buffer("totals", torch.tensor([t for _, t in laws], dtype=torch.int64), persistent=False)
         self.register_buffer(
             "stakes", torch.tensor([y for y, _ in laws], dtype=torch.int64).reshape(-1, self.S).T, persistent=False
         )
-        middle = torch.cat([torch.from_numpy(_middle(limit)) for limit in self.limits])
+        middle = [torch.from_numpy(_middle(limit)) for limit in self.limits]
+        starts = np.concatenate([[0], np.cumsum(columns)])
         for i in range(self.S):
             features = torch.from_numpy(_features(self.limits[i])).to(dtype)
             self.register_buffer(f"features{i}", features, persistent=False)
             if i:
                 # Each unit turns over where a random combination of the counts passes a random point of their range.
-                scale = _SLOPE / math.sqrt(max(1.0, i / 2.0))
+                scale = _SLOPE / math.sqrt(max(1.0, len(sees[i]) / 2.0))
                 weight = torch.randn(before[i], width, dtype=torch.float64) * scale
-                seen = before[i] - _LEFT * len(live[i])
-                half = torch.cat([middle[:seen], *(torch.from_numpy(_half(laws[k][1])) for k in live[i])])
+                half = [middle[j] for j in sees[i]] + [torch.from_numpy(_half(laws[k][1])) for k in live[i]]
+                half = torch.cat([weight.new_zeros(0), *half])
                 spread = (weight.abs() * half[:, None]).sum(dim=0).clamp_min(1.0)
                 bias = (2.0 * torch.rand(width, dtype=torch.float64) - 1.0) * spread
                 self.register_buffer(f"hidden_weight{i}", weight.to(dtype))
                 self.register_buffer(f"hidden_bias{i}", bias.to(dtype))
+                if not self.sees_all:
+                    seen = [torch.arange(starts[j], starts[j + 1]) for j in sees[i]]
+                    self.register_buffer(f"seen{i}", torch.cat([torch.zeros(0, dtype=torch.int64), *seen]), persistent=False)
 
     def begin(self) -> Counts:
         return Counts(self.features0.new_zeros(1, 0), self.totals[None, :])
@@ -68,7 +78,8 @@ class Basis(VAN):
         if not i:
             return carry.seen
         left = [_left(carry.left[:, k], int(self.totals[k])).to(carry.seen.dtype) for k in self.live[i]]
-        seen = torch.cat([carry.seen, *left], dim=1)
+        counts = carry.seen if self.sees_all else carry.seen.index_select(1, getattr(self, f"seen{i}"))
+        seen = torch.cat([counts, *left], dim=1)
         z = torch.addmm(getattr(self, f"hidden_bias{i}"), seen, getattr(self, f"hidden_weight{i}"))
         return torch.cat([seen, torch.tanh(z)], dim=1)
 
@@ -77,6 +88,19 @@ class Basis(VAN):
         left = carry.left if parent is None else carry.left.index_select(0, parent)
         left = left - count[:, None] * self.stakes[i][None, :]
         return Counts(torch.cat([seen, getattr(self, f"features{i}").index_select(0, count)], dim=1), left)
+
+    def context(self, i: int, x: torch.Tensor, left: torch.Tensor) -> list[tuple[torch.Tensor, int]]:
+        """What the hidden vector of position i depends on: columns int64 [N] with the number of values each can take.
+
+        x: int64 [N, S] counts in network order; left: int64 [N, laws], what the laws leave after the first i of them.
+        """
+        seen = [(x[:, j], self.limits[j] + 1) for j in self.sees[i]]
+        return seen + [(left[:, k].clamp(-1, int(self.totals[k])) + 1, int(self.totals[k]) + 2) for k in self.live[i]]
+
+    def hidden_of(self, i: int, x: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+        """Hidden vector of position i, [N, width_i], at counts x and what the laws leave (see `context`)."""
+        features = [getattr(self, f"features{j}").index_select(0, x[:, j]) for j in range(i)]
+        return self.hidden(i, Counts(torch.cat([self.features0.new_zeros(x.shape[0], 0), *features], dim=1), left))
 
 
 class Counts(NamedTuple):
