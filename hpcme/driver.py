@@ -26,6 +26,7 @@ from hpcme.dynamics.timers import Timers
 from hpcme.errors import HpcmeError, NumericalError, OutputError
 from hpcme.exact.shorttime import short_time_law
 from hpcme.model.job import Job, load_job
+from hpcme.model.ordering import resolved_order
 from hpcme.networks.build import build_network, enumerate_reachable, network_spec
 from hpcme.networks.heads import choose_head
 from hpcme.parallel.ending import ending
@@ -187,16 +188,16 @@ def network_of(job: Job, pmfs: list[torch.Tensor]) -> dict[str, Any]:
     """Description of the network that a job asks for, with heads that can represent the marginals pmfs of the start."""
     basis = job["network.kind"] == "basis"
     exact = job["solver.scheme"] == "tdvp" and job["solver.integrator"] == "exponential"
+    order = resolved_order(job.net, job["network.order"])
     heads = [choose_head(job["network.head"], pmf, basis, exact) for pmf in pmfs]
     if exact and job["network.head"] == "auto":
         # The first species has one law, not one for every prefix: exact sums can afford it a logit for every count.
-        order = job["network.order"]
-        first = 0 if order == "auto" else job.net.species.index(order[0])
+        first = job.net.species.index(order[0])
         if job.net.limits[first] <= _FREE_FIRST:
             heads[first] = "categorical"
     return network_spec(
         job.net, kind=job["network.kind"], width=job["network.width"], depth=job["network.depth"],
-        heads=heads, order=job["network.order"],
+        heads=heads, order=order,
         dtype=job["run.dtype"], sight=job["network.sight"] if basis else None, support_states=job["network.support_states"], end=job["time.end"],
     )  # fmt: skip
 

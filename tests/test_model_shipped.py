@@ -1,7 +1,9 @@
-"""The model files that come with hpcme: they read, and their propensities are those of the literature."""
+"""The model and job files that come with hpcme: they read, they cover the systems of the literature with all their
+variants, and propensities are those of the literature."""
 
 import itertools
 import math
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,32 @@ import hpcme
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.reader import load_model, load_model_text
 
-MODELS = sorted((Path(__file__).parent.parent / "jobs" / "models").glob("*.toml"))
+ROOT = Path(__file__).parent.parent / "jobs"
+MODELS = sorted((ROOT / "models").glob("*.toml"))
+JOBS = sorted(ROOT.glob("*.toml"))
+#: Systems of Tang, Weng, Zhang 2023: model, end, and the parameters that a job sets, one line per variant.
+VARIANTS = [
+    ("birth_death", 100.0, {}),
+    ("gene_expression", 3600.0, {}),
+    ("gene_expression_bursts", 3600.0, {}),
+    ("autoregulation", 10.0, {"su": 0.94, "sb": 0.01, "ru": 8.40, "rb": 28.1}),
+    ("autoregulation", 10.0, {"su": 0.69, "sb": 0.07, "ru": 7.2, "rb": 40.6}),
+    ("autoregulation", 10.0, {"su": 0.44, "sb": 0.08, "ru": 0.94, "rb": 53.1}),
+    ("toggle_switch", 40.0, {}),
+    ("toggle_switch_power", 40.0, {}),
+    ("early_life", 8.0, {"V": 0.1}),
+    ("early_life", 8.0, {"V": 1.0}),
+    ("early_life", 8.0, {"V": 10.0}),
+    ("epidemic", 20.0, {"eps": 0.0}),
+    ("epidemic", 20.0, {"eps": 0.2}),
+    ("epidemic", 20.0, {"eps": 0.6}),
+    ("cascade_linear", 10.0, {}),
+    ("cascade_hill", 10.0, {}),
+    ("cascade_feedback", 10.0, {}),
+]
+#: Systems whose network is also solved with its species in the opposite order.
+REVERSED = ["gene_expression", "gene_expression_bursts", "cascade_linear"]
+_KEYS = 3  # job keys beyond model, parameters, time and the order, at most
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
@@ -46,6 +73,31 @@ def test_all_systems_are_there():
         "cascade_feedback",
         "schlogl",
     }
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_shipped_jobs_load_and_say_what_they_are(path):
+    job = hpcme.load_job(path)
+    assert (ROOT / "models" / f"{job.net.name}.toml").exists()
+    head = path.read_text(encoding="utf-8").split("model = ")[0]
+    assert all(line.startswith("# ") for line in head.splitlines())
+    for word in ("Shows: ", "Cost: ", "Expected error: "):
+        assert word in head.replace("\n# ", " "), word
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    further = [key for table in tables.keys() - {"model", "parameters", "time"} for key in tables[table]]
+    assert len(further) <= _KEYS
+
+
+def test_jobs_cover_every_variant_at_its_full_horizon():
+    jobs = [hpcme.load_job(path) for path in JOBS]
+    for model, end, parameters in VARIANTS:
+        assert any(
+            job.net.name == model and job["time.end"] == end and parameters.items() <= job.net.parameters.items()
+            for job in jobs
+        ), (model, parameters)
+    for model in REVERSED:
+        net = shipped(model)
+        assert any(job.net.name == model and job["network.order"] == list(net.species[::-1]) for job in jobs), model
 
 
 @pytest.mark.parametrize("name", ["toggle_switch", "toggle_switch_power"])

@@ -39,13 +39,15 @@ def options(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     job = read_job(args, need_end=not is_model_file(args.job))
     from hpcme.model.describe import describe, describe_dict
+    from hpcme.model.ordering import resolved_order
 
     states = reachable_states(job, args.max_states)
-    data = {**describe_dict(job.net), "states": states}
+    data = {**describe_dict(job.net), "states": states, "order": resolved_order(job.net, job["network.order"])}
     if job["time.end"] is not None:
         data["job"] = job_dict(job)
         data["cost"] = cost(job)
-    show(args, data, lambda: [describe(job.net).rstrip(), *_states_text(states), *_job_text(job, data)])
+    order = f"  order of the species in the network: {', '.join(data['order'])}"
+    show(args, data, lambda: [describe(job.net).rstrip(), *_states_text(states), order, *_job_text(job, data)])
     return 0
 
 
