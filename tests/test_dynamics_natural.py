@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from solver_cases import WORLD, evolution_of, job_of, model, random_network, total_variation
+from solver_cases import WORLD, evolution_of, job_of, model, total_variation
+from test_networks_laws import random_network
 
 from hpcme.dynamics.natural import Equations, LevenbergMarquardt, Scores
 from hpcme.errors import InputError
@@ -22,7 +23,10 @@ def network_and_states(kind: str, head: str = "spline", depth: int = 1):
     return network, network.sample(u)[0]
 
 
-@pytest.mark.parametrize(("kind", "depth"), [("gru", 1), ("gru", 2), ("made", 1), ("made", 2), ("basis", 1)])
+@pytest.mark.parametrize(
+    ("kind", "depth"),
+    [("gru", 1), ("gru", 2), ("made", 1), ("made", 2), ("basis", 1), ("transformer", 2), ("nade", 1), ("nade", 2)],
+)
 def test_scores_are_gradients_of_single_log_probabilities(kind, depth, monkeypatch):
     network, n = network_and_states(kind, depth=depth)
     monkeypatch.setattr("hpcme.dynamics.natural._CHUNK_ENTRIES", 5 * Scores(network).size)  # several chunks
@@ -88,7 +92,7 @@ def test_a_step_that_makes_the_fit_worse_is_undone_and_damped():
     assert fit.settled and torch.equal(flat, moved)  # hardly anything was won: this is the end
 
 
-@pytest.mark.parametrize("kind", ["gru", "made"])
+@pytest.mark.parametrize("kind", ["gru", "made", "transformer", "nade"])
 @pytest.mark.parametrize(("name", "end", "bound"), [("closed", 0.4, 0.004), ("driven", 0.5, 0.004)])
 def test_laws_follow_the_exact_solution_closer_than_with_adam(name, end, bound, kind):
     """Adam is held to 0.02 to 0.03 on these (test_dynamics_projection)."""

@@ -18,8 +18,8 @@ from hpcme.networks.build import KINDS
 
 PACKAGE = Path(__file__).parents[1] / "hpcme"
 #: Keys whose "auto" becomes a value as soon as the job is read.
-CHOSEN = ("solver.scheme", "solver.integrator", "network.kind", "network.width", "sampling.samples", "sampling.cover",
-          "sampling.tail", "solver.optimiser", "solver.epochs")  # fmt: skip
+CHOSEN = ("solver.scheme", "solver.integrator", "network.kind", "network.width", "network.sight", "sampling.samples",
+          "sampling.cover", "sampling.tail", "solver.optimiser", "solver.epochs")  # fmt: skip
 
 
 def write(folder: Path, text: str) -> Path:
@@ -48,6 +48,8 @@ def test_a_job_file_resolves_with_defaults(tmp_path):
                                      "sampling.cover": 0.1, "sampling.tail": 0.3}),
         ({"solver.scheme": "tdvp", "solver.loss": "l2"}, {"sampling.tail": 0.3}),  # of no consequence there
         ({"solver.scheme": "tdvp", "network.kind": "made"}, {"network.kind": "made", "network.width": 32}),
+        ({"network.kind": "transformer"}, {"network.width": 32, "network.depth": 1}),
+        ({"solver.scheme": "projection", "network.kind": "nade"}, {"network.kind": "nade", "network.width": 32}),
         ({}, {"solver.scheme": "tdvp", "solver.integrator": "exponential", "network.kind": "basis",
               "network.head": "auto"}),  # its states can be summed over
         ({"solver.integrator": "waveform"}, {"network.head": "smooth", "sampling.tail": 0.5}),
@@ -103,7 +105,7 @@ def test_a_model_file_is_a_job_with_defaults(tmp_path):
     write(tmp_path, GOOD)
     job = load_job(tmp_path / "toggle.toml", overrides={"time.end": 3})
     assert job.report_times.tolist() == pytest.approx(np.linspace(0, 3, 11).tolist()) and job.name == "toggle"
-    with pytest.raises(InputError, match="time.end.*missing"):
+    with pytest.raises(InputError, match=r"time\.end.*missing"):
         load_job(tmp_path / "toggle.toml")
     assert load_job(tmp_path / "toggle.toml", need_end=False)["time.end"] is None
 
@@ -149,7 +151,9 @@ WRONG = [
     (GOOD + '[solver]\nloss = "helinger"\n', ['mean "hellinger"']),
     (GOOD + '[solver]\ndt = "fast"\n', ["solver.dt = 'fast'", '"auto"']),
     (GOOD + "[solver]\ndt = 0\n", ["solver.dt = 0", "> 0"]),
-    (GOOD + '[network]\nkind = "transformer"\n', ["network.kind", '"gru"', '"made"']),
+    (GOOD + '[network]\nkind = "transfomer"\n', ["network.kind", '"gru"', '"made"', 'mean "transformer"']),
+    (GOOD + '[network]\nkind = "basis"\ndepth = 2\n',
+     ["network.depth = 2", '"transformer" and "nade" only', "Leave it out"]),
     (GOOD + '[network]\norder = ["Gx", "Gy", "Px"]\n', ["network.order", "every species once"]),
     (GOOD + '[network]\norder = "random"\n', ["network.order", '"auto"']),
     (GOOD + "[sampling]\nsamples = 10\nshards = 8\n", ["sampling.samples = 10", "sampling.shards = 8"]),

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from solver_cases import all_states, model, random_network
+from solver_cases import all_states, model
 
 import hpcme.networks.base as base
 from hpcme.networks import support as supports
-from hpcme.networks.build import build_network, build_support, load_law, network_spec, parameters_of
+from hpcme.networks.build import KINDS, build_network, build_support, load_law, network_spec, parameters_of
 from hpcme.networks.features import BUMPS, count_features, uniform_bsplines
-from hpcme.networks.heads import CategoricalHead, SplineHead, choose_head
+from hpcme.networks.heads import CATEGORICAL_LIMIT, CategoricalHead, SplineHead, choose_head
 
 LIMITS = np.array([2, 18, 1, 3])
 ORDERS = ([0, 1, 2, 3], [2, 0, 3, 1])
@@ -24,10 +24,26 @@ def sum_law(order):
 
 CASES = [
     (kind, depth, order, law)
-    for kind, depth in (("gru", 1), ("gru", 3), ("made", 1), ("made", 3), ("basis", 1))
+    for kind, depth in (("gru", 1), ("gru", 3), ("made", 1), ("made", 3), ("basis", 1), ("transformer", 1),
+                        ("transformer", 3), ("nade", 1), ("nade", 3))
     for order in ORDERS
     for law in ("box", "sum")
-]
+]  # fmt: skip
+DEEP = [("gru", 2), ("made", 2), ("basis", 1), ("transformer", 2), ("nade", 2)]
+
+
+def random_network(kind, limits, order, support=None, *, depth=1, head="spline"):
+    """A network of any kind whose heads are random too, so that nothing is zero by construction."""
+    limits = np.asarray(limits)
+    support = support or supports.box(limits[order])
+    heads = ["categorical" if limit <= CATEGORICAL_LIMIT else head for limit in limits]
+    sizes = (8,) if kind == "basis" else (8, depth)
+    torch.manual_seed(0)
+    network = KINDS[kind](limits, order, support, *sizes, heads, torch.float64)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return network
 
 
 def network_of(kind, depth, order, law, head="spline"):
@@ -95,13 +111,13 @@ def test_samples_have_the_networks_own_law(case):
     assert stats.chisquare(observed[keep], expected[keep]).pvalue > 1e-4
 
 
-@pytest.mark.parametrize(("kind", "depth"), [("gru", 2), ("made", 2), ("basis", 1)])
+@pytest.mark.parametrize(("kind", "depth"), DEEP)
 @pytest.mark.parametrize("head", ["categorical", "spline"])
 def test_gradients_of_drawn_log_probabilities_agree_with_finite_differences(kind, depth, head):
     network = network_of(kind, depth, ORDERS[1], "box", head)
     n, _ = network.sample(uniforms(20))
     weight = torch.linspace(-1, 1, 20, dtype=torch.float64)
-    parameters = [p for p in network.parameters()]
+    parameters = list(network.parameters())
     draw = network.draw(uniforms(0), n)
     gradients = torch.autograd.grad((weight * draw.logq[draw.row]).sum(), parameters)
     for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -115,13 +131,18 @@ def test_gradients_of_drawn_log_probabilities_agree_with_finite_differences(kind
         assert abs((values[0] - values[1]) / 2e-5 - float((gradient * direction).sum())) < 1e-6
 
 
-@pytest.mark.parametrize("kind", ["gru", "made", "basis"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_network_is_asked_once_per_distinct_prefix(kind, monkeypatch):
     """O(S) conditionals a sweep, and rows that share a prefix share its evaluation."""
     network = network_of(kind, 1, ORDERS[0], "box")
     seen = []
     own = type(network).hidden
-    monkeypatch.setattr(type(network), "hidden", lambda self, i, c: seen.append((i, own(self, i, c).shape[0])) or own(self, i, c))
+
+    def hidden(self, i, carry):
+        seen.append((i, own(self, i, carry).shape[0]))
+        return own(self, i, carry)
+
+    monkeypatch.setattr(type(network), "hidden", hidden)
     n, _ = network.sample(uniforms(500))
     prefixes = [len(torch.unique(n[:, :i], dim=0)) if i else 1 for i in range(4)]
     assert seen == list(enumerate(prefixes))
@@ -144,7 +165,7 @@ def test_tempered_samples_follow_flattened_conditionals_and_carry_the_laws_own_p
     assert stats.chisquare(seen, N * p / p.sum()).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("kind", ["gru", "made", "basis"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_states_outside_the_box_have_probability_zero(kind):
     network = network_of(kind, 1, ORDERS[0], "box")
     n = torch.tensor([[3, 0, 0, 0], [0, -1, 0, 0], [0, 19, 0, 0], [1, 1, 1, 1]])
@@ -152,20 +173,21 @@ def test_states_outside_the_box_have_probability_zero(kind):
     assert torch.isneginf(logq[:3]).all() and torch.isfinite(logq[3])
 
 
-@pytest.mark.parametrize("kind", ["gru", "basis"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_float32_networks_are_normalised_in_float64(kind):
-    spec = network_spec(model("toggle"), kind=kind, width=8, depth=1, heads=["categorical"] * 2 + ["spline"] * 2, order="auto", dtype="float32",
+    heads = ["categorical"] * 2 + ["spline"] * 2
+    spec = network_spec(model("toggle"), kind=kind, width=8, depth=1, heads=heads, order="auto", dtype="float32",
                         support_states=10**5, end=1.0)  # fmt: skip
     network = build_network(spec, model("toggle"), seed=3)
     logq = network.log_prob(torch.from_numpy(all_states(model("toggle").limits)))
     assert logq.dtype == torch.float64 and abs(float(logq.detach().exp().sum()) - 1) < 1e-10
 
 
-@pytest.mark.parametrize(("kind", "depth"), [("gru", 2), ("made", 2), ("basis", 1)])
+@pytest.mark.parametrize(("kind", "depth"), DEEP)
 def test_a_network_survives_its_description_bitwise(kind, depth):
     net = model("closed")
-    spec = network_spec(net, kind=kind, width=8, depth=depth, heads=["categorical"] * 3, order=["L", "A", "D"], dtype="float64",
-                        support_states=10**5, end=1.0)  # fmt: skip
+    spec = network_spec(net, kind=kind, width=8, depth=depth, heads=["categorical"] * 3, order=["L", "A", "D"],
+                        dtype="float64", support_states=10**5, end=1.0)  # fmt: skip
     network = build_network(spec, net, seed=5)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -12,13 +12,14 @@ from hpcme.errors import InputError
 from hpcme.networks.build import build_network, load_law, network_spec, parameters_of
 
 
-@pytest.fixture(scope="module")
-def stored():
+@pytest.fixture(scope="module", params=["gru", "transformer"])
+def stored(request):
     """(net, description, parameters) of a small network."""
     net = model("driven")
     spec = network_spec(
-        net, kind="gru", width=6, depth=1, heads=["categorical", "spline"], order="auto", dtype="float64", support_states=1000, end=1.0
-    )
+        net, kind=request.param, width=6, depth=1, heads=["categorical", "spline"], order="auto", dtype="float64",
+        support_states=1000, end=1.0,
+    )  # fmt: skip
     return net, spec, parameters_of(build_network(spec, net, seed=3))
 
 
@@ -55,7 +56,7 @@ def test_shapes_that_differ_are_told(stored):
 
 
 def test_of_many_differences_five_are_told(stored):
-    net, spec, arrays = stored
+    arrays = stored[2]
     assert len(arrays) > 5
     text = refusal(stored, {})
     assert text.count(" is missing") == 5

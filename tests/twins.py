@@ -1,10 +1,12 @@
-"""Plain, slow twins of the compiled kernels, written from the definitions and sharing no code with them."""
+"""Plain, slow twins of the compiled kernels and of the networks, written from the definitions and sharing no code with
+them."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+from scipy.special import erf, expit, log_softmax, softmax
 
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.tables import OPCODES, PropensityTables, program_depth
@@ -224,3 +226,112 @@ def xoshiro_words(seed: int, index: int, count: int) -> list[int]:
         s[2] ^= shifted
         s[3] = rotate(s[3], 45)
     return words
+
+
+# ---- networks: one state at a time, from named parameters, without a sweep ------------------------------------------
+
+
+def network_log_prob(network, n: np.ndarray, **more) -> np.ndarray:
+    """log q of states n int [B, S] (model order) under a network whose support is the box: float64 [B].
+
+    more: what the parameters do not tell of the architecture.
+    """
+    hidden = {"Basis": basis_hidden, "GRU": gru_hidden, "MADE": made_hidden, "NADE": nade_hidden,
+              "Transformer": transformer_hidden}[type(network).__name__]  # fmt: skip
+    value = {name: x.detach().numpy() for name, x in (*network.named_parameters(), *network.named_buffers())}
+    out = np.zeros(len(n))
+    for b, row in enumerate(np.asarray(n)[:, network.order]):
+        for i, h in enumerate(hidden(value, row.tolist(), **more)):
+            logits = h @ value[f"heads.{i}.weight"] + value[f"heads.{i}.bias"]
+            logits = logits @ value.get(f"heads.{i}.phi", np.eye(len(logits))) + value[f"heads.{i}.base"]
+            out[b] += log_softmax(logits)[row[i]]
+    return out
+
+
+def _listed(value: dict[str, np.ndarray], name: str) -> list[np.ndarray]:
+    """The arrays name.0, name.1, ..."""
+    found = []
+    while f"{name}.{len(found)}" in value:
+        found.append(value[f"{name}.{len(found)}"])
+    return found
+
+
+def _inputs(value: dict[str, np.ndarray], x: list[int]) -> list[np.ndarray]:
+    """What each count but the last brings in: its features times the table of its position."""
+    return [value[f"features{i}"][x[i]] @ table for i, table in enumerate(_listed(value, "inputs"))]
+
+
+def basis_hidden(value: dict[str, np.ndarray], x: list[int]) -> list[np.ndarray]:
+    """Features of the counts before, and tanh units of them; nothing at the first position. No conservation laws."""
+    out = [np.zeros(0)]
+    for i in range(1, len(x)):
+        seen = np.concatenate([value[f"features{j}"][x[j]] for j in range(i)])
+        out.append(np.append(seen, np.tanh(seen @ value[f"hidden_weight{i}"] + value[f"hidden_bias{i}"])))
+    return out
+
+
+def gru_hidden(value: dict[str, np.ndarray], x: list[int]) -> list[np.ndarray]:
+    """Layer by layer over the whole sequence; states before the first count are learnt."""
+    inputs = _inputs(value, x)
+    for layer, start in enumerate(_listed(value, "start")):
+        states = [np.tanh(start[0])]
+        for row in inputs:
+            h, (xr, xz, xc) = states[-1], np.split(row, 3)
+            hr, hz, hc = np.split(h @ value[f"recurrent.{layer}"] + value[f"gate_bias.{layer}"], 3)
+            z = expit(xz + hz)
+            states.append((1 - z) * np.tanh(xc + expit(xr + hr) * hc) + z * h)
+        if f"between.{layer}" in value:
+            inputs = [h @ value[f"between.{layer}"] for h in states[1:]]
+    return states
+
+
+def made_hidden(value: dict[str, np.ndarray], x: list[int]) -> list[np.ndarray]:
+    """All positions at once, with masked matrices [S width, S width]."""
+    S = len(x)
+    pre = value["first_bias"].copy()
+    width = len(pre) // S
+    for i, row in enumerate(_inputs(value, x)):
+        pre[(i + 1) * width :] += row
+    h = np.tanh(pre)
+    weights, biases = _listed(value, "weights"), _listed(value, "biases")
+    for layer in range(len(weights) // S):
+        matrix = np.zeros((S * width, S * width))
+        for i in range(S):
+            matrix[: (i + 1) * width, i * width : (i + 1) * width] = weights[layer * S + i]
+        h = h + np.tanh(h @ matrix + np.concatenate(biases[layer * S : (layer + 1) * S]))
+    return np.split(h, S)
+
+
+def nade_hidden(value: dict[str, np.ndarray], x: list[int]) -> list[np.ndarray]:
+    """At every position anew the sum of what all counts before it bring in."""
+    inputs, out = _inputs(value, x), []
+    for i in range(len(x)):
+        h = np.tanh(sum(inputs[:i], value["first"][0]))
+        for weight, bias in zip(_listed(value, "weights"), _listed(value, "biases"), strict=True):
+            h = h + np.tanh(h @ weight + bias)
+        out.append(h)
+    return out
+
+
+def transformer_hidden(value: dict[str, np.ndarray], x: list[int], attention_heads: int = 4) -> list[np.ndarray]:
+    """All tokens at once, with a causal mask, one attention head after the other."""
+    tokens = value["positions"] + np.stack([np.zeros(value["positions"].shape[1]), *_inputs(value, x)])
+    S, width = tokens.shape
+    later = np.triu(np.ones((S, S), dtype=bool), 1)
+
+    def norm(tokens: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        return gain * tokens / np.sqrt((tokens**2).mean(axis=1, keepdims=True) + 1e-5)
+
+    depth = 0
+    while f"blocks.{depth}.join" in value:
+        block = {name.removeprefix(f"blocks.{depth}."): x for name, x in value.items()}
+        depth += 1
+        query, key, values = np.split(norm(tokens, block["before_attention.gain"]) @ block["project"], 3, axis=1)
+        found = np.zeros_like(tokens)
+        for head in np.split(np.arange(width), attention_heads):
+            score = query[:, head] @ key[:, head].T / math.sqrt(len(head))
+            found[:, head] = softmax(np.where(later, -np.inf, score), axis=1) @ values[:, head]
+        tokens = tokens + found @ block["join"]
+        z = norm(tokens, block["before_units.gain"]) @ block["up"] + block["up_bias"]
+        tokens = tokens + 0.5 * z * (1 + erf(z / math.sqrt(2))) @ block["down"] + block["down_bias"]
+    return list(tokens)

@@ -255,8 +255,8 @@ def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
             values[key] = value
     if values["network.kind"] == "basis" and values["network.depth"] != 1:
         raise InputError(
-            f'{where}: network.depth = {values["network.depth"]} goes with kind "gru" and "made" only; "basis" has one '
-            "layer of hidden units. Leave it out, or name another network.kind."
+            f'{where}: network.depth = {values["network.depth"]} goes with kind "gru", "made", "transformer" and '
+            '"nade" only; "basis" has one layer of hidden units. Leave it out, or name another network.kind.'
         )
 
 

@@ -28,17 +28,17 @@ KEYS: dict[str, Key] = {
     "network.kind": Key(
         "word",
         "auto",
-        'architecture; "auto": basis for tdvp, gru for projection',
-        words=("auto", "basis", "gru", "made"),
+        'architecture; "auto": basis for tdvp, gru for projection (others: made, transformer, nade)',
+        words=("auto", "basis", "gru", "made", "transformer", "nade"),
     ),
     "network.width": Key(
         "int",
         "auto",
-        'hidden units (per species for basis and made); "auto": 32, for basis 12 or fewer',
+        'hidden units (per species for basis and made, of a token for transformer); "auto": 32, for basis 12 or fewer',
         low=1,
         high=4096,
     ),
-    "network.depth": Key("int", 1, "hidden layers", low=1, high=16),
+    "network.depth": Key("int", 1, "hidden layers, of a transformer blocks", low=1, high=16),
     "network.head": Key(
         "word",
         "auto",
@@ -46,7 +46,15 @@ KEYS: dict[str, Key] = {
         "smooth (splines from a limit of 5 on), with exponential the first species is free",
         words=("auto", "categorical", "spline", "fine", "smooth"),
     ),
-    "network.order": Key("words", "auto", '"auto" (the model\'s order) or a list of all species'),
+    "network.order": Key("words", "auto", '"auto" (from the reactions; hpcme check shows it) or a list of all species'),
+    "network.sight": Key(
+        "int",
+        "auto",
+        "basis: a conditional sees species up to this many reactions away from its own; "
+        '"auto": all up to six species, 3 for more',
+        low=0,
+        high=1_000_000,
+    ),
     "network.support_states": Key(
         "int", 300_000, "enumerate the reachable states for an exact support up to this many", low=1, high=20_000_000
     ),

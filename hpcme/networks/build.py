@@ -10,29 +10,42 @@ import torch
 
 from hpcme.errors import InputError
 from hpcme.kernels.reach import reachable
+from hpcme.model.influence import distances
 from hpcme.model.network import ReactionNetwork
+from hpcme.model.ordering import resolved_order
 from hpcme.networks import support as supports
 from hpcme.networks.base import VAN
 from hpcme.networks.basis import Basis
 from hpcme.networks.gru import GRU
 from hpcme.networks.made import MADE
+from hpcme.networks.nade import NADE
+from hpcme.networks.transformer import Transformer
 
-KINDS: dict[str, type[VAN]] = {"basis": Basis, "gru": GRU, "made": MADE}
+KINDS: dict[str, type[VAN]] = {"basis": Basis, "gru": GRU, "made": MADE, "transformer": Transformer, "nade": NADE}
 
 
 def network_spec(
     net: ReactionNetwork, *, kind: str, width: int, depth: int, heads: list[str], order: str | list[str], dtype: str,
-    support_states: int, end: float,
+    support_states: int, end: float, sight: int | None = None, attention_heads: int | str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
     """Description of a network as plain values (JSON-able): everything but the parameters.
 
-    end: horizon over which time-dependent rates are looked at for reachability.
+    end: horizon over which time-dependent rates are looked at for reachability. sight: conditionals see species up to
+    this many reactions away (None: all). attention_heads: of a transformer; "auto" leaves them to the width.
     """
-    names = list(net.species) if order == "auto" else list(order)
-    return {
+    names = resolved_order(net, order)
+    spec = {
         "kind": kind, "width": width, "depth": depth, "heads": list(heads), "order": names, "dtype": dtype,
         "support_states": support_states, "end": end,
     }  # fmt: skip
+    if sight is not None:
+        order = [net.species.index(name) for name in names]
+        near = distances(net)[np.ix_(order, order)] <= sight
+        if not near.all():
+            spec["sees"] = [np.flatnonzero(near[i, :i]).tolist() for i in range(net.S)]
+    if attention_heads != "auto":
+        spec["attention_heads"] = attention_heads
+    return spec
 
 
 def build_network(spec: dict[str, Any], net: ReactionNetwork, seed: int = 0, support: Any = None) -> VAN:
@@ -50,8 +63,12 @@ def build_network(spec: dict[str, Any], net: ReactionNetwork, seed: int = 0, sup
             laws = net.laws
             sums = [*zip(laws.equalities.tolist(), laws.values.tolist(), strict=True)]
             sums += zip(laws.inequalities.tolist(), laws.bounds.tolist(), strict=True)
-            return Basis(net.limits, order, support, spec["width"], spec["heads"], dtype, sums)
-        return KINDS[spec["kind"]](net.limits, order, support, spec["width"], spec["depth"], spec["heads"], dtype)
+            return Basis(
+                net.limits, order, support, spec["width"], spec["heads"], dtype, sums, sees=spec.get("sees")
+            )
+        more = {key: spec[key] for key in ("attention_heads",) if key in spec}
+        kind = KINDS[spec["kind"]]
+        return kind(net.limits, order, support, spec["width"], spec["depth"], spec["heads"], dtype, **more)
 
 
 def build_support(net: ReactionNetwork, order: list[int], max_states: int, end: float) -> supports.Support:

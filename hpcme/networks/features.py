@@ -8,6 +8,7 @@ sample has visited yet still gets a sensible input.
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 ONE_HOT_LIMIT = 24  # largest limit that is still described one-hot
 BUMPS = 20
@@ -40,3 +41,45 @@ def uniform_bsplines(x: np.ndarray, K: int) -> np.ndarray:
     for j in range(4):
         out[np.arange(len(z)), cell + j] = pieces[:, j]
     return out
+
+
+_UNIT = 0.4  # of sqrt(n): a Poisson law then has a standard deviation of about 0.2, whatever its mean
+_SLOPE = 2.0  # of ramps and steps, in that unit
+_FEW = 4  # largest limit whose counts are told apart by numbers that have nothing to do with each other
+
+
+def random_ramps(limit: int, columns: int) -> torch.Tensor:
+    """Weights of `count_features` that make random ramps of a count, float64 [F, columns].
+
+    Ramps are w (x - c) with x = 0.4 sqrt(n), w normal and c uniform over the range of x. Sums of them over species,
+    sent through tanh, are hidden units that turn over where a random combination of the counts passes a random point of
+    their range. Limits up to 4: independent normal numbers.
+    """
+    if limit <= _FEW:
+        return _SLOPE * torch.randn(limit + 1, columns, dtype=torch.float64)
+    return _smooth(limit, _ramps(limit, columns))
+
+
+def random_steps(limit: int, columns: int) -> torch.Tensor:
+    """Weights of `count_features` that make random steps of a count, tanh of the ramps of `random_ramps`; float64
+    [F, columns]. Limits up to 4: independent normal numbers."""
+    if limit <= _FEW:
+        return torch.randn(limit + 1, columns, dtype=torch.float64)
+    return _smooth(limit, torch.tanh(_ramps(limit, columns)))
+
+
+def _ramps(limit: int, columns: int) -> torch.Tensor:
+    """w (x - c) at the counts of one-hot features, or at the middles of the bumps; float64 [places, columns]."""
+    end = _UNIT * limit**0.5
+    if limit <= ONE_HOT_LIMIT:
+        x = _UNIT * torch.arange(limit + 1, dtype=torch.float64).sqrt()
+    else:
+        x = end * torch.arange(-1, BUMPS - 1, dtype=torch.float64) / (BUMPS - 3)
+    slope, turn = torch.randn(columns, dtype=torch.float64), torch.rand(columns, dtype=torch.float64)
+    return _SLOPE * slope * (x[:, None] - end * turn)
+
+
+def _smooth(limit: int, values: torch.Tensor) -> torch.Tensor:
+    """Weights with which the features follow values at the places of `_ramps`: splines whose coefficients are a
+    function's values at the middles of the bumps follow it, and a straight line exactly (Schoenberg 1967)."""
+    return values if limit <= ONE_HOT_LIMIT else torch.cat([values, values.new_zeros(1, values.shape[1])])
