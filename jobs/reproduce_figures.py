@@ -54,7 +54,7 @@ def draw_system(system: str, found: Found, folder: Path) -> Iterator[Path]:
 def means(system: str, found: Found, out: Path) -> Path:
     """Means with bars of one standard deviation at the report times: a column for every variant."""
     groups = MEANS.get(system, _CASCADE_MEANS)
-    figure = new_figure(max(4.4, 2.5 * len(found) + 0.9), 2.1 * len(groups) + 0.9)
+    figure = new_figure(max(4.4, 2.05 * len(found) + 0.9), 1.8 * len(groups) + 0.9)
     grid = figure.subplots(len(groups), len(found), squeeze=False, sharex="col")
     for line, species in enumerate(groups):
         for column, (case, run, reference) in enumerate(found):
@@ -69,7 +69,7 @@ def means(system: str, found: Found, out: Path) -> Path:
                 axis.set_ylabel(f"{', '.join(species) if len(species) < 4 else 'count'} (molecules)")
             if column == len(found) - 1 and len(species) > 1:
                 axis.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _titled(figure, f"{system}: mean and sd of the network (marks, bars), {_of(found)} (lines)", out)
+    return _titled(figure, f"{system}\nmean and sd of the network (marks, bars), {_of(found)} (lines)", out)
 
 
 def _time_course(axis, run, reference, name: str, colour: str) -> None:
@@ -89,7 +89,7 @@ def marginals(system: str, found: Found, out: Path) -> Path:
     cascade = system not in MARGINALS
     species = _CASCADE_MARGINALS if cascade else MARGINALS[system]
     lines, columns = (len(found), len(species)) if cascade else (len(species), len(found))
-    figure = new_figure(max(4.4, 2.6 * columns + 0.5), 2.1 * lines + 0.7)
+    figure = new_figure(max(4.4, 2.3 * columns + 1.2), 1.9 * lines + 0.7)
     grid = figure.subplots(lines, columns, squeeze=False)
     for j, (case, run, reference) in enumerate(found):
         rows = np.unique(np.linspace(1, len(run.times) - 1, _TIMES).round().astype(int)).tolist()
@@ -97,11 +97,15 @@ def marginals(system: str, found: Found, out: Path) -> Path:
             axis = grid[j, k] if cascade else grid[k, j]
             draw_marginals(axis, run, run.species_index(name), rows, reference)
             axis.set_title(case.variant if k == 0 else "", fontsize="medium")
-            if axis is not grid[0, -1]:
-                axis.get_legend().remove()
-            if axis not in grid[:, 0]:
-                axis.set_ylabel("")
-    return _titled(figure, f"{system}: network (colours) and {_of(found)} (dashed)", out)
+            axis.get_legend().remove()
+            axis.set_ylabel("probability" if axis in grid[:, 0] else "")
+    handles, labels = grid[0, -1].get_legend_handles_labels()
+    last = sorted(range(len(labels)), key=lambda i: not labels[i].startswith("t = "))  # times, then the reference
+    grid[0, -1].legend(
+        [handles[i] for i in last], [labels[i] for i in last], frameon=False, fontsize="small", loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )  # fmt: skip
+    return _titled(figure, f"{system}\nnetwork (colours) and {_of(found)} (dashed)", out)
 
 
 def _of(found: Found) -> str:
@@ -117,7 +121,7 @@ def joint(one: tuple[Any, Any, Any], species: tuple[str, str], out: Path) -> Pat
     states = exact.fsp_states().astype(np.int64)
     i, j = (run.species_index(name) for name in species)
     rows = [(len(run.times) - 1) // 2, len(run.times) - 1]
-    figure = new_figure(9.6, 3.0 * len(rows) + 0.6)
+    figure = new_figure(7.8, 2.3 * len(rows) + 0.6)
     for axes, k in zip(figure.subplots(len(rows), 3, squeeze=False, sharex=True, sharey=True), rows, strict=True):
         t = float(run.times[k])
         tables = []
@@ -127,13 +131,14 @@ def joint(one: tuple[Any, Any, Any], species: tuple[str, str], out: Path) -> Pat
             tables.append(table.T)
         top = max(table.max() for table in tables)
         for axis, table, name in zip(axes, tables, ("network", "exact"), strict=False):
-            mesh = axis.pcolormesh(table, cmap="cividis", norm=PowerNorm(0.5, 0.0, top), rasterized=True)
+            mesh = axis.pcolormesh(table, cmap="cividis", norm=PowerNorm(0.4, 0.0, top), rasterized=True)
             axis.set_title(f"{name}, t = {t:g}", fontsize="medium")
         figure.colorbar(mesh, ax=axes[:2], label="probability")
         far = np.abs(tables[0] - tables[1]).max()
         mesh = axes[2].pcolormesh(tables[0] - tables[1], cmap="PuOr", vmin=-far, vmax=far, rasterized=True)
         axes[2].set_title("network - exact", fontsize="medium")
-        figure.colorbar(mesh, ax=axes[2], label="difference", format="%.0e")
+        bar = figure.colorbar(mesh, ax=axes[2], label="difference")
+        bar.formatter.set_powerlimits((0, 0))
         axes[0].set_ylabel(f"{species[1]} (molecules)")
         for axis in axes if k == rows[-1] else ():
             axis.set_xlabel(f"{species[0]} (molecules)")
@@ -158,7 +163,7 @@ def forcing(found: Found, out: Path) -> Path:
         )
     below.plot([], [], color="black", linestyle="none", marker="o", markersize=3.5, label="network")
     below.plot([], [], color="black", linestyle="--", linewidth=1.2, label="exact")
-    above.set_ylabel(f"infections per pair\n(1/time in {found[0][1].time_unit})")
+    above.set_ylabel(f"infections per pair of S and I\n(per {found[0][1].time_unit})")
     below.set_ylabel("mean of I (molecules)")
     below.set_xlabel(f"time ({found[0][1].time_unit})")
     for axis in (above, below):
