@@ -32,7 +32,7 @@ MARGINALS = {
     "early_life": ["A", "D"],
     "epidemic": ["S", "I"],
 }
-_CASCADE_MEANS, _CASCADE_MARGINALS = [["X1", "X2", "X4", "X8", "X12", "X15"]], ["X1", "X8", "X15"]
+_CASCADE_MEANS, _CASCADE_MARGINALS = ["X1", "X2", "X4", "X8", "X12", "X15"], ["X1", "X8", "X15"]
 _TIMES = 3  # marginals in one panel
 _DRAWN = 200_000  # samples behind a correlation matrix
 
@@ -52,24 +52,38 @@ def draw_system(system: str, found: Found, folder: Path) -> Iterator[Path]:
 
 
 def means(system: str, found: Found, out: Path) -> Path:
-    """Means with bars of one standard deviation at the report times: a column for every variant."""
-    groups = MEANS.get(system, _CASCADE_MEANS)
+    """Means and standard deviations over time: a column for every variant. Cascades, whose bars would hide each other,
+    have them in a panel of their own."""
+    cascade = system not in MEANS
+    groups = 2 * [_CASCADE_MEANS] if cascade else MEANS[system]
     figure = new_figure(max(4.4, 2.05 * len(found) + 0.9), 1.8 * len(groups) + 0.9)
     grid = figure.subplots(len(groups), len(found), squeeze=False, sharex="col")
     for line, species in enumerate(groups):
         for column, (case, run, reference) in enumerate(found):
             axis = grid[line, column]
             for colour, name in zip(OKABE_ITO, species, strict=False):
-                _time_course(axis, run, reference, name, colour)
+                if cascade:
+                    _curve(axis, run, reference, ("mean", "sd")[line], name, colour)
+                else:
+                    _time_course(axis, run, reference, name, colour)
+            axis.margins(x=0.04)
             if line == 0:
                 axis.set_title(case.variant, fontsize="medium")
             if line == len(groups) - 1:
                 axis.set_xlabel(f"time ({run.time_unit})")
             if column == 0:
-                axis.set_ylabel(f"{', '.join(species) if len(species) < 4 else 'count'} (molecules)")
-            if column == len(found) - 1 and len(species) > 1:
-                axis.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _titled(figure, f"{system}\nmean and sd of the network (marks, bars), {_of(found)} (lines)", out)
+                axis.set_ylabel(f"{('mean', 'sd')[line] if cascade else ', '.join(species)} (molecules)")
+            if column == len(found) - 1 and line == 0 and len(species) > 1:
+                axis.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    marks = "(marks)" if cascade else "(marks, bars)"
+    return _titled(figure, f"{system}\nmean and sd of the network {marks}, {_of(found)} (lines)", out)
+
+
+def _curve(axis, run, reference, moment: str, name: str, colour: str) -> None:
+    """One moment ("mean" or "sd") of one species, the network as marks, the reference as a line."""
+    i, j = run.species_index(name), reference.species_index(name)
+    axis.plot(run.times, getattr(run, moment)[:, i], color=colour, marker="o", markersize=3.5, ls="", label=name)
+    axis.plot(reference.times, getattr(reference, moment)[:, j], color=colour, linestyle="--", linewidth=1.0)
 
 
 def _time_course(axis, run, reference, name: str, colour: str) -> None:
@@ -81,7 +95,6 @@ def _time_course(axis, run, reference, name: str, colour: str) -> None:
     for sign, width in ((0.0, 1.2), (1.0, 0.7), (-1.0, 0.7)):
         line = reference.mean[:, j] + sign * reference.sd[:, j]
         axis.plot(reference.times, line, color=colour if sign else "black", linestyle="--", linewidth=width)
-    axis.margins(x=0.04)
 
 
 def marginals(system: str, found: Found, out: Path) -> Path:
@@ -175,7 +188,7 @@ def correlations(one: tuple[Any, Any, Any], out: Path) -> Path:
     """Correlation matrices at the end, network and trajectories, and their difference; the diagonal is left out."""
     _, run, ssa = one
     t = float(run.times[-1])
-    matrices = [np.corrcoef(n.T) for n in (law_of(run, t).sample(_DRAWN, seed=1), ssa.samples(t))]
+    matrices = [_correlation(n) for n in (law_of(run, t).sample(_DRAWN, seed=1), ssa.samples(t))]
     matrices.append(matrices[0] - matrices[1])
     off = ~np.eye(run.S, dtype=bool)
     top = max(np.abs(matrix[off]).max() for matrix in matrices)
@@ -192,6 +205,12 @@ def correlations(one: tuple[Any, Any, Any], out: Path) -> Path:
     figure.colorbar(mesh, ax=axes, label="correlation")
     noise = np.sqrt(1.0 / _DRAWN + 1.0 / len(ssa.events))
     return _titled(figure, f"{run.model().name}, t = {t:g}; standard error of a difference {noise:.4f}", out)
+
+
+def _correlation(n: np.ndarray) -> np.ndarray:
+    """Correlation matrix of samples [N, S]; zero with a species that does not vary."""
+    scale = np.outer(n.std(axis=0), n.std(axis=0))
+    return np.divide(np.cov(n.T, bias=True), scale, out=np.zeros_like(scale), where=scale > 0.0)
 
 
 def _titled(figure, title: str, out: Path) -> Path:
