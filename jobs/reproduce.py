@@ -92,7 +92,7 @@ COLUMNS = (
     ("states", "states", str),
     ("steps", "steps", str),
     ("seconds", "seconds in steps", "{:.0f}".format),
-    ("tv", "worst joint TV", "{:.5f}".format),
+    ("tv", "worst joint TV", "{:.2g}".format),
     ("kl", "worst KL(reference, network)", "{:.1e}".format),
     ("hellinger", "worst marginal Hellinger", "{:.4f}".format),
     ("hellinger_floor", "its noise floor", "{:.4f}".format),
