@@ -91,19 +91,11 @@ class StateTree:
 
     def _by_context(self) -> None:
         """The same where they see some of them: states share what they see, and where they are in the support."""
-        network, x = self.network, self.x
-        node = torch.zeros(self.N, dtype=torch.int64, device=x.device)
-        left = network.totals[None, :] - x.new_zeros(self.N, 1)
-        for i in range(network.S):
-            seen = [(node, network.support.table(i).shape[0]), *network.context(i, x, left)]
-            row, first = _distinct(seen)
-            self._add(i, row, network.hidden_of(i, x[first], left[first]), node[first])
-            if i + 1 < network.S:
-                left = left - x[:, i, None] * network.stakes[i][None, :]
-                node = network.support.advance(i, node, x[:, i]).clamp_min(0)
+        for i, (row, hidden, node) in enumerate(self.network.contexts(self.x)):
+            self._add(i, row, hidden, node)
 
     def _add(self, i: int, row: torch.Tensor, h: torch.Tensor, node: torch.Tensor) -> None:
-        """Keep the prefixes of position i: the one of every state, int64 [N], hidden vectors and support nodes of all."""
+        """Keep the prefixes of position i: that of every state, int64 [N], hidden vectors and support nodes of all."""
         h = h.double()
         self.rows.append(row)
         self.hidden.append(torch.cat([h.new_ones(h.shape[0], 1), h], dim=1))
@@ -226,7 +218,7 @@ class StateTree:
 
 
 def flattened(logp: torch.Tensor, temper: float, spread: float = 0.0) -> torch.Tensor:
-    """Conditionals that meet rare counts more often, float64 [U, counts], from log-probabilities logp of the same shape.
+    """Conditionals that meet rare counts more often, float64 [U, counts], from log-probabilities logp of that shape.
 
     They are q^temper, renormalised, but for a share `spread`, which is q moved up or down by one count: the only way to
     a count that q does not know yet. Counts of probability zero keep it.
@@ -242,32 +234,6 @@ def flattened(logp: torch.Tensor, temper: float, spread: float = 0.0) -> torch.T
     total = moved.sum(dim=1, keepdim=True)
     share = torch.where(total > 0.0, spread, 0.0)
     return torch.log((1.0 - share) * flat.exp() + share * moved / total.clamp_min(1e-300))
-
-
-def _distinct(columns: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Number the distinct rows of columns int64 [N], each with its number of values.
-
-    Returns the number of every row, int64 [N], and for each number a row that has it, int64 [U].
-    """
-    key, size = columns[0]
-    for column, values in columns[1:]:
-        if size > (1 << 62) // values:
-            found, key = torch.unique(key, return_inverse=True)
-            size = max(1, found.shape[0])
-        key, size = key * values + column, size * values
-    N = key.shape[0]
-    if size <= 4 * N:
-        # Few possible keys: a table of them is quicker than sorting.
-        used = torch.zeros(size, dtype=torch.int64, device=key.device)
-        used[key] = 1
-        number = torch.cumsum(used, dim=0) - 1
-        row, U = number[key], int(number[-1]) + 1
-    else:
-        found, row = torch.unique(key, return_inverse=True)
-        U = found.shape[0]
-    first = torch.full((U,), N, dtype=torch.int64, device=key.device)
-    first.scatter_reduce_(0, row, torch.arange(N, device=key.device), reduce="amin")
-    return row, first
 
 
 def _overlaps(phi: torch.Tensor | None, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,15 +1,15 @@
 """Exponential collocation on covering samples: the integrator for many species, where no set of states is closed.
 
 At every state of the cloud the master equation is dT/dt = -a T + g(t), with a the state's exit rate and g the flow in
-from its sources. With g the parabola in time through its values under the laws q at t, q_m at t + h/2 and q' at t + h,
-the equation is solved exactly: with x = a h,
+from its sources, so that (Duhamel)
 
-    T(t + c h) = exp(-c x) q + h (W_0 g(t) + W_m g(t + h/2) + W_1 g(t + h)),
-    W_0 = I_0 - 3 I_1 + 2 I_2,  W_m = 4 I_1 - 4 I_2,  W_1 = 2 I_2 - I_1,   I_j = j! c^(j+1) phi_(j+1)(c x),
-    phi_1(x) = (1 - exp(-x)) / x,   phi_(k+1)(x) = (1/k! - phi_k(x)) / x
+    T(t + c h) = exp(-a c h) q + integral over s from 0 to c h of exp(-a (c h - s)) g(t + s).
 
-(Lobatto IIIA of order four with its stiff part exact: Hochbruck and Ostermann 2010, sections 2.1 and 2.3). Where rates
-depend on time, a is their largest value at the three nodes, and what is left of the exits joins g.
+g follows from the laws q at t, q_m at t + h/2 and q' at t + h: its logarithm is a parabola through the three values,
+which suits counts that come up like a power of time as well as those that decay. The integral takes g on a finer grid,
+with exact weights for the exponential (Lobatto IIIA of order four with its stiff part exact: Hochbruck and Ostermann
+2010). T is positive however long the step. Where rates depend on time, a is the largest exit rate at the three nodes,
+and what is left of the exits joins g.
 
 The laws q_m and q' are those with sum w (T - q) O = 0 over the heads' scores O: T depends on them through g, and all
 are found together. At the solution the residual T - q vanishes state by state where the network can hold T, so samples
@@ -29,17 +29,20 @@ from hpcme.dynamics.flow import Flow, bounded_mean
 from hpcme.dynamics.integrators import Integrator, Outcome
 
 _SWEEPS = 2  # over the conditionals, per update
-_MOST = 40  # updates
+_MOST = 60  # updates
 _ENOUGH = 0.005  # they end when an update is below this share of the tolerance, in the Fisher norm
 _FRESH = 2  # the first so many form their matrices, the others use the last ones
 _MEMORY = 8  # updates that the acceleration remembers
-_SHORT = 0.2  # of the value that follows from g without a parabola, T is at least this share
+_PIECES = 8  # of the finer grid, an even number
+_OVERSHOOT = 0.5  # log g may pass its three values by this much; else it is two straight lines
+_NOTHING = 1e-300
+_ALIKE = 1e-10  # updates that differ by less than this share of their square are taken for the same
 
 
 class Waveform(Integrator):
     """See the module."""
 
-    damping = 1e-4, 1e-6  # conditionals are solved one by one, without a long memory
+    damping = 1e-4, 1e-7  # conditionals are solved one by one, without a long memory
     each = True
     order = 3  # of the error estimate in the length of a step
 
@@ -48,7 +51,7 @@ class Waveform(Integrator):
         begin, w = parameters.get(), flow.cloud.weight
         nodes = self._nodes(flow, [t, t + 0.5 * h, t + h])
         a = torch.stack([exits for _, exits in nodes]).amax(dim=0)
-        halfway, whole = _Weights(a * h, 0.5, h), _Weights(a * h, 1.0, h)
+        duhamel = _Duhamel(a, h)
 
         def inward(k: int, density: torch.Tensor) -> torch.Tensor:
             inflow, exits = nodes[k]
@@ -60,7 +63,7 @@ class Waveform(Integrator):
         x, q, g = torch.stack([begin, begin]), torch.stack([q0, q0]), [inward(1, density), inward(2, density)]
         memory = _Anderson(flow.world, x.numel(), _MEMORY)
         for update in range(_MOST):
-            target = torch.stack([halfway.target(q0, g0, *g), whole.target(q0, g0, *g)])
+            target = duhamel.targets(q0, g0, *g)
             if update < _FRESH:
                 L = bounded_mean(q[1], target[1]).clamp_min(1e-300)
                 if not self._form(flow, w * L):
@@ -84,7 +87,7 @@ class Waveform(Integrator):
             self.evaluations += 2
             if size < _ENOUGH * settings.tolerance:
                 break
-        target, simple = whole.target(q0, g0, *g), whole.simple(q0, g0, g[1])
+        target, simple = duhamel.targets(q0, g0, *g)[1], duhamel.simple(q0, g0, g[1])
         self.updates = update + 1
 
         def distance(p: torch.Tensor, r: torch.Tensor) -> float:
@@ -148,27 +151,42 @@ class Waveform(Integrator):
         return update, wanted - rho
 
 
-class _Weights:
-    """How T(t + c h) follows from q and g, at every state; x = a h float64 [D]."""
+class _Duhamel:
+    """T at t + h/2 and t + h from q at t and the flow in at the three nodes, at every state."""
 
-    def __init__(self, x: torch.Tensor, c: float, h: float) -> None:
-        phi = _phi(c * x)
-        I = [math.factorial(j) * c ** (j + 1) * phi[j] for j in range(3)]
-        self.decay = torch.exp(-c * x)
-        self.parabola = h * (I[0] - 3.0 * I[1] + 2.0 * I[2]), h * 4.0 * (I[1] - I[2]), h * (2.0 * I[2] - I[1])
-        self.line = h * (I[0] - I[1] / c), h * I[1] / c
-        self.end = c == 1.0
+    def __init__(self, a: torch.Tensor, h: float) -> None:
+        """a float64 [D]: exit rates."""
+        phi = _phi(a * h)
+        self.whole = torch.exp(-a * h), h * (phi[0] - phi[1]), h * phi[1]
+        # On each of the pieces a parabola again, now through values that differ little.
+        k = h / _PIECES
+        one, two, three = _phi(a * k)
+        three = 2.0 * three
+        self.decay = torch.exp(-a * k)
+        self.weights = k * (one - 3.0 * two + 2.0 * three), 4.0 * k * (two - three), k * (2.0 * three - two)
+        c = torch.linspace(0.0, 1.0, 2 * _PIECES + 1, dtype=a.dtype, device=a.device)[:, None]
+        self.parabola = (1.0 - c) * (1.0 - 2.0 * c), 4.0 * c * (1.0 - c), c * (2.0 * c - 1.0)
+        self.lines = (1.0 - 2.0 * c).clamp_min(0.0), 1.0 - (1.0 - 2.0 * c).abs(), (2.0 * c - 1.0).clamp_min(0.0)
 
     def simple(self, q: torch.Tensor, g0: torch.Tensor, g1: torch.Tensor) -> torch.Tensor:
-        """T with g linear between its values at t and t + c h: always positive."""
-        return self.decay * q + self.line[0] * g0 + self.line[1] * g1
+        """T at t + h with g a straight line between its values at t and t + h."""
+        decay, first, second = self.whole
+        return decay * q + first * g0 + second * g1
 
-    def target(self, q: torch.Tensor, g0: torch.Tensor, gm: torch.Tensor, g1: torch.Tensor) -> torch.Tensor:
-        """T with g a parabola; where that is hardly positive, as for counts that appear within the step, what a line
-        gives counts."""
-        W0, Wm, W1 = self.parabola
-        T = self.decay * q + W0 * g0 + Wm * gm + W1 * g1
-        return torch.maximum(T, _SHORT * self.simple(q, g0, g1 if self.end else gm))
+    def targets(self, q: torch.Tensor, g0: torch.Tensor, gm: torch.Tensor, g1: torch.Tensor) -> torch.Tensor:
+        """T at t + h/2 and t + h, float64 [2, D]."""
+        logs = [g.clamp_min(_NOTHING).log() for g in (g0, gm, g1)]
+        path = sum(basis * log[None, :] for basis, log in zip(self.parabola, logs, strict=True))
+        highest = torch.stack(logs).amax(dim=0)
+        over = path.amax(dim=0) > highest + _OVERSHOOT
+        straight = sum(basis * log[None, :] for basis, log in zip(self.lines, logs, strict=True))
+        g = torch.where(over, straight, path).exp()
+        out, (W0, Wm, W1) = [], self.weights
+        for piece in range(_PIECES):
+            q = self.decay * q + W0 * g[2 * piece] + Wm * g[2 * piece + 1] + W1 * g[2 * piece + 2]
+            if piece in (_PIECES // 2 - 1, _PIECES - 1):
+                out.append(q)
+        return torch.stack(out).clamp_min(_NOTHING)
 
 
 class _Anderson:
@@ -197,11 +215,14 @@ class _Anderson:
         if not self.differences:
             return f
         F = torch.stack(self.differences)
-        tail = F[:, self.head :]
-        sums = self.world.sum_(torch.cat([tail @ tail.T, (tail @ f[self.head :])[:, None]], dim=1))
-        G, b = sums[:, :-1], sums[:, -1]
-        G = G + 1e-10 * torch.diag(G.diagonal()) + 1e-300 * torch.eye(len(G), dtype=G.dtype, device=G.device)
-        gamma = torch.linalg.lstsq(G, b[:, None]).solution[:, 0]
+        # Copies, so that memory is aligned alike every time: else products of the same numbers may differ in a bit.
+        tail = F[:, self.head :].contiguous()
+        sums = self.world.sum_(torch.cat([tail @ tail.T, (tail @ f[self.head :].contiguous())[:, None]], dim=1))
+        G, b = sums[:, :-1].contiguous(), sums[:, -1:].contiguous()
+        factor, problem = torch.linalg.cholesky_ex(G + torch.diag(_ALIKE * G.diagonal() + _NOTHING))
+        if int(problem):
+            return f
+        gamma = torch.cholesky_solve(b, factor)[:, 0]
         return f - gamma @ (F + torch.stack(self.taken))
 
     def take(self, step: torch.Tensor) -> None:

@@ -242,6 +242,7 @@ def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
     chosen = {
         "network.kind": kind, "network.width": width, "network.sight": 3 if net.S >= _MANY else net.S,
         "sampling.samples": 5000 if tdvp else 1000 if natural else 2000,
+        "solver.tolerance": 0.004 if tdvp and waveform else 0.05,
         "sampling.cover": 0.1 if tdvp else 0.3, "solver.epochs": 4 if natural else 20,
         "sampling.tail": 0.5 if tdvp and waveform else 0.3 if tdvp else 0.1 if values["solver.loss"] == "kl" else 0.0,
     }  # fmt: skip

@@ -64,7 +64,13 @@ KEYS: dict[str, Key] = {
         'time-stepping scheme; "auto": tdvp, but projection for up to six species with too many states to sum over',
         words=("auto", "tdvp", "projection"),
     ),
-    "solver.tolerance": Key("float", 0.05, "tdvp: local error per step in the Fisher norm", low=1e-9, high=1.0),
+    "solver.tolerance": Key(
+        "float",
+        "auto",
+        'tdvp: local error per step in the Fisher norm; "auto": 0.05, with waveform 0.004',
+        low=1e-9,
+        high=1.0,
+    ),
     "solver.integrator": Key(
         "word",
         "auto",

@@ -14,6 +14,7 @@ States then share their conditionals not by whole prefixes but by the few counts
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -68,8 +69,10 @@ class Basis(VAN):
                 self.register_buffer(f"hidden_weight{i}", weight.to(dtype))
                 self.register_buffer(f"hidden_bias{i}", bias.to(dtype))
                 if not self.sees_all:
-                    seen = [torch.arange(starts[j], starts[j + 1]) for j in sees[i]]
-                    self.register_buffer(f"seen{i}", torch.cat([torch.zeros(0, dtype=torch.int64), *seen]), persistent=False)
+                    # Columns of all features so far that belong to the counts seen.
+                    seen = [np.arange(starts[j], starts[j + 1]) for j in sees[i]]
+                    columns_seen = torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *seen]))
+                    self.register_buffer(f"seen{i}", columns_seen, persistent=False)
 
     def begin(self) -> Counts:
         return Counts(self.features0.new_zeros(1, 0), self.totals[None, :])
@@ -102,12 +105,65 @@ class Basis(VAN):
         features = [getattr(self, f"features{j}").index_select(0, x[:, j]) for j in range(i)]
         return self.hidden(i, Counts(torch.cat([self.features0.new_zeros(x.shape[0], 0), *features], dim=1), left))
 
+    def contexts(self, x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Position by position, what states x int64 [N, S] (network order) see: the number of what each sees, int64
+        [N], and for each of these U the hidden vector [U, width_i] and the node of the support, int64 [U]."""
+        node = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
+        left = self.totals[None, :] - x.new_zeros(x.shape[0], 1)
+        for i in range(self.S):
+            row, first = distinct([(node, self.support.table(i).shape[0]), *self.context(i, x, left)])
+            yield row, self.hidden_of(i, x[first], left[first]), node[first]
+            if i + 1 < self.S:
+                left = left - x[:, i, None] * self.stakes[i][None, :]
+                # A state outside the support has probability zero by now: it may go on anywhere.
+                node = self.support.advance(i, node, x[:, i]).clamp_min(0)
+
+    def log_prob(self, n: torch.Tensor) -> torch.Tensor:
+        """See `VAN.log_prob`; where little is seen, each conditional is evaluated once for all states that share it."""
+        if self.sees_all or torch.is_grad_enabled():
+            return super().log_prob(n)
+        x = n[:, self.order].long()
+        limits = torch.tensor(self.limits, device=n.device)
+        inside = ((x >= 0) & (x <= limits)).all(dim=1)
+        x = torch.where(inside[:, None], x, torch.zeros_like(x))
+        logq = torch.where(inside, 0.0, -torch.inf).double()
+        for i, (row, hidden, node) in enumerate(self.contexts(x)):
+            logp = self.conditional(i, hidden, node).expand(hidden.shape[0], -1)
+            logq = logq + logp.reshape(-1)[row * logp.shape[1] + x[:, i]]
+        return logq
+
 
 class Counts(NamedTuple):
     """Sweep state: features of the counts so far, [U, F], and what every law leaves, int64 [U, laws]."""
 
     seen: torch.Tensor
     left: torch.Tensor
+
+
+def distinct(columns: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Number the distinct rows of columns int64 [N], each with its number of values.
+
+    Returns the number of every row, int64 [N], and for each number a row that has it, int64 [U].
+    """
+    key, size = columns[0]
+    for column, values in columns[1:]:
+        if size > (1 << 62) // values:
+            found, key = torch.unique(key, return_inverse=True)
+            size = max(1, found.shape[0])
+        key, size = key * values + column, size * values
+    N = key.shape[0]
+    if size <= 4 * N:
+        # Few possible keys: a table of them is quicker than sorting.
+        used = torch.zeros(size, dtype=torch.int64, device=key.device)
+        used[key] = 1
+        number = torch.cumsum(used, dim=0) - 1
+        row, U = number[key], int(number[-1]) + 1
+    else:
+        found, row = torch.unique(key, return_inverse=True)
+        U = found.shape[0]
+    first = torch.full((U,), N, dtype=torch.int64, device=key.device)
+    first.scatter_reduce_(0, row, torch.arange(N, device=key.device), reduce="amin")
+    return row, first
 
 
 def _features(limit: int) -> np.ndarray:
