@@ -1,17 +1,19 @@
 """jobs/reproduce.py: one table and figures from jobs run to a small share of their horizons; what fails is a row."""
 
+import contextlib
 import csv
 import importlib.util
-import subprocess
+import io
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import scipy.stats
-from cli_helpers import clean_environment
 
 import hpcme
+from hpcme.cli.main import main
 from hpcme.errors import InputError
 
 JOBS = Path(__file__).parent.parent / "jobs"
@@ -34,16 +36,25 @@ def reproduce():
         sys.modules.pop("reproduce", None)
 
 
+class Ended(NamedTuple):
+    """How the script ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder in which the script ran as a process: one job well, another one into a place that is taken."""
+def place(reproduce, tmp_path_factory):
+    """A folder in which the script ran: one job well, another one into a place that is taken."""
     place = tmp_path_factory.mktemp("paper")
     (place / "runs").mkdir()
     (place / "runs" / "autoregulation_2").write_text("in the way")
-    words = [sys.executable, SCRIPT, "--out", "runs", "--figures", "figures", "--share", _SHARE]
-    words += ["--only", "birth_death", "autoregulation_2"]
-    done = subprocess.run(words, cwd=place, env=clean_environment(), capture_output=True, text=True, timeout=300)
-    return place, done
+    words = ["--out", str(place / "runs"), "--figures", str(place / "figures"), "--share", _SHARE]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = reproduce.main([*words, "--only", "birth_death", "autoregulation_2"])
+    return place, Ended(code, out.getvalue(), err.getvalue())
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -53,16 +64,16 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 def test_what_fails_is_a_row_and_the_rest_goes_on(place):
     folder, done = place
-    assert done.returncode == 1
+    assert done.code == 1
     rows = rows_of(folder / "runs")
     assert [(row["system"], row["variant"]) for row in rows] == [("birth_death", ""), ("autoregulation", "set 2")]
     good, failed = rows
     assert failed["remark"].startswith("FAILED: hpcme run ended with exit code 65: ") and not failed["tv"]
-    assert failed["remark"].removeprefix("FAILED: ") in done.stderr
+    assert failed["remark"].removeprefix("FAILED: ") in done.err
     assert good["remark"] == "" and 0.0 < float(good["tv"]) < 0.01 and float(good["mean_error"]) < 0.01
     assert float(good["tv"]) <= float(good["bound"]) and good["states"] == "30" and int(good["steps"]) > 0
     table = (folder / "runs" / "table.md").read_text(encoding="utf-8")
-    assert table in done.stdout and table.count("\n") == 2 + len(rows)
+    assert table in done.out and table.count("\n") == 2 + len(rows)
     assert len({line.count(" | ") for line in table.splitlines() if "---" not in line}) == 1
 
 
@@ -81,6 +92,7 @@ def test_repeating_goes_on_with_what_is_missing(place, reproduce, monkeypatch, c
     (folder / "runs" / "autoregulation_2").unlink()
     monkeypatch.setattr(reproduce, "row_of", recorded := Recorded(reproduce.row_of))
     monkeypatch.setattr(reproduce.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(reproduce, "command", lambda words, log: main([*words, "--quiet"]))  # spares the start-up
     words = ["--out", str(folder / "runs"), "--share", _SHARE, "--figures", str(folder / "none")]
     assert reproduce.main([*words, "--only", "birth_death", "autoregulation_2"]) == 1
     assert [case.job for case, *_ in recorded.calls] == ["autoregulation_2"]
