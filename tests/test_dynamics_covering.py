@@ -7,9 +7,10 @@ from solver_cases import all_states, model, random_network
 
 from hpcme.dynamics.covering import Cloud, Coverage, Sampler, systematic
 from hpcme.dynamics.enumeration import HostEnumeration
-from hpcme.dynamics.tangent import HeadParameters
+from hpcme.dynamics.tangent import HeadParameters, StateTree, flattened
+from hpcme.model.builder import ModelBuilder
 from hpcme.networks import support as supports
-from hpcme.networks.build import build_support
+from hpcme.networks.build import build_network, build_support, network_spec
 
 
 def network_of(name, kind="basis", seed=0):
@@ -130,19 +131,20 @@ def weighted_sums_are_unbiased(name, coverage, look=lambda sampler, cloud, q: No
     assert (np.abs(np.mean(found, axis=0) - f @ p) <= 4 * error + 1e-12).all()
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.5])
 @torch.no_grad()
-def test_flattened_conditionals_one_by_one():
+def test_flattened_conditionals_one_by_one(spread):
     """Each row is the log-ratio of a normalised law, flattened in one conditional, to the law itself."""
     net, network = network_of("closed")
     states = torch.from_numpy(law(network, net)[0])
     tree = Cloud(HeadParameters(network), HostEnumeration(net), states, 0.0).tree
     logq = tree.log_prob()
-    ratio = tree.flattened_each(0.3)
+    ratio = tree.flattened_each(0.3, spread)
     assert ratio.shape == (3, tree.N)
     for row, i in zip(ratio, range(3), strict=True):
         assert float((logq + row).exp().sum()) == pytest.approx(1.0, abs=1e-10)
         tempers = [0.3 if j == i else 1.0 for j in range(3)]
-        n, hits, _ = systematic(network, 1e9, 0.3, tempers, fresh(2))
+        n, hits, _ = systematic(network, 1e9, 0.3, tempers, fresh(2), spread)
         where = dict(zip(number(net, states.numpy()).tolist(), (logq + row).exp().tolist(), strict=False))
         expected = np.array([where[k] for k in number(net, n.numpy()).tolist()])
         np.testing.assert_allclose(hits.numpy() / 1e9, expected, atol=2e-9)
@@ -163,3 +165,42 @@ def test_few_states_are_summed_exactly():
     q = cloud.tree.log_prob().exp()[: cloud.D]
     assert float(q @ cloud.weight) == pytest.approx(1.0, abs=1e-12)
     assert float(cloud.balance(cloud.tree.log_prob().exp()).sum()) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_flattening_meets_counts_that_the_law_does_not_know_yet():
+    """Two shares: q^0.5, renormalised, and q moved by one count either way; counts of probability zero keep it."""
+    q = np.array([[0.9, 0.1 - 1e-20, 1e-20, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    with np.errstate(divide="ignore"):
+        found = flattened(torch.from_numpy(np.log(q)), 0.5, 0.4).exp().numpy()
+    for law, row in zip(q, found, strict=True):
+        root = np.sqrt(law) / np.sqrt(law).sum()
+        moved = np.where(law > 0, np.append(law[1:], 0.0) + np.append(0.0, law[:-1]), 0.0)
+        np.testing.assert_allclose(row, 0.6 * root + 0.4 * moved / moved.sum(), rtol=1e-12, atol=1e-15)
+    assert found[0, 2] > 0.03
+
+
+@torch.no_grad()
+def test_conditionals_that_see_little_give_the_same_law_either_way():
+    """Evaluated once for all states that see the same, or prefix by prefix; and nothing unseen matters."""
+    builder = ModelBuilder("row")
+    for i in range(6):
+        builder.species(f"X{i}", initial=2, max=4)
+    for i in range(5):
+        builder.reaction(f"X{i} -> X{i + 1}", rate=1.0)
+    net = builder.build()
+    spec = network_spec(
+        net, kind="basis", width=3, depth=1, heads=["categorical"] * 6, order=list(net.species), dtype="float64",
+        support_states=100_000, end=1.0, sight=1,
+    )  # fmt: skip
+    assert spec["sees"] == [[], [0], [1], [2], [3], [4]]
+    network = build_network(spec, net, seed=1)
+    torch.manual_seed(2)
+    parameters = HeadParameters(network)
+    parameters.set(0.5 * torch.randn(parameters.size, dtype=torch.float64))
+    n, logq = network.sample(torch.rand(3000, 6, dtype=torch.float64))
+    assert torch.allclose(network.log_prob(n), logq, atol=1e-12)
+    assert torch.allclose(StateTree(parameters, n).log_prob(), logq, atol=1e-12)
+    assert (n.sum(dim=1) == 12).all()  # what is conserved is known to all
+    states = torch.from_numpy(np.array(np.meshgrid(*[range(5)] * 6)).reshape(6, -1).T.astype(np.int32))
+    p = network.log_prob(states).exp()
+    assert float(p.sum()) == pytest.approx(1.0, abs=1e-12) and bool((p[states.sum(dim=1) != 12] == 0.0).all())

@@ -18,8 +18,8 @@ from hpcme.networks.build import KINDS
 
 PACKAGE = Path(__file__).parents[1] / "hpcme"
 #: Keys whose "auto" becomes a value as soon as the job is read.
-CHOSEN = ("solver.scheme", "solver.integrator", "network.kind", "network.width", "network.sight", "sampling.samples",
-          "sampling.cover", "sampling.tail", "solver.optimiser", "solver.epochs")  # fmt: skip
+CHOSEN = ("solver.scheme", "solver.integrator", "network.kind", "network.width", "network.sight", "solver.tolerance",
+          "sampling.samples", "sampling.cover", "sampling.tail", "solver.optimiser", "solver.epochs")  # fmt: skip
 
 
 def write(folder: Path, text: str) -> Path:
@@ -52,7 +52,8 @@ def test_a_job_file_resolves_with_defaults(tmp_path):
         ({"solver.scheme": "projection", "network.kind": "nade"}, {"network.kind": "nade", "network.width": 32}),
         ({}, {"solver.scheme": "tdvp", "solver.integrator": "exponential", "network.kind": "basis",
               "network.head": "auto"}),  # its states can be summed over
-        ({"solver.integrator": "waveform"}, {"network.head": "smooth", "sampling.tail": 0.5}),
+        ({"solver.integrator": "waveform"}, {"network.head": "smooth", "sampling.tail": 0.5,
+                                                "solver.tolerance": 0.004}),
         ({"solver.scheme": "tdvp", "sampling.exact": False}, {"solver.integrator": "auto", "network.head": "auto"}),
         ({"sampling.exact": False}, {"solver.scheme": "projection", "network.kind": "gru"}),
         ({"sampling.exact_states": 10}, {"solver.scheme": "projection", "network.kind": "gru"}),

@@ -232,7 +232,7 @@ def flattened(logp: torch.Tensor, temper: float, spread: float = 0.0) -> torch.T
     moved[:, :-1] += p[:, 1:]
     moved = torch.where(torch.isneginf(logp), torch.zeros_like(p), moved)
     total = moved.sum(dim=1, keepdim=True)
-    share = torch.where(total > 0.0, spread, 0.0)
+    share = spread * (total > 0.0).to(p.dtype)
     return torch.log((1.0 - share) * flat.exp() + share * moved / total.clamp_min(1e-300))
 
 
