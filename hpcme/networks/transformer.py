@@ -26,7 +26,7 @@ from hpcme.networks.support import Support
 
 _WIDER = 4  # hidden units of a block, in widths
 _POSITION = 0.5  # size of the positions' vectors, in that of the tables' entries
-_GATHERED = 4_000_000  # numbers of keys and values that are gathered at a time
+_GATHERED = 1_000_000  # numbers of keys and values that are gathered at a time
 _SMALL = 1e-5  # below every mean square of a norm
 
 
