@@ -35,8 +35,9 @@ class NADE(VAN):
         for i in range(self.S - 1):
             features = torch.from_numpy(count_features(self.limits[i])).to(dtype)
             self.register_buffer(f"features{i}", features, persistent=False)
-            # Each count turns the units over at random points of its range; the sum of many must not saturate them.
-            self.inputs.append(nn.Parameter(random_ramps(self.limits[i], width).to(dtype) / math.sqrt(i + 1)))
+            # Units turn over at random points of the counts' range. The sum over all species keeps the size of a single
+            # one: units that saturate are steps in many counts at once, with which heads fit the noise of samples.
+            self.inputs.append(nn.Parameter(random_ramps(self.limits[i], width).to(dtype) / math.sqrt(self.S - 1)))
         self.first = nn.Parameter(torch.empty(1, width, dtype=dtype).uniform_(-1.0, 1.0))
         self.weights = nn.ParameterList(
             nn.Parameter(torch.randn(width, width, dtype=dtype) / math.sqrt(width)) for _ in range(depth - 1)
