@@ -96,7 +96,7 @@ COLUMNS = (
     ("kl", "worst KL(reference, network)", "{:.1e}".format),
     ("hellinger", "worst marginal Hellinger", "{:.4f}".format),
     ("hellinger_floor", "its noise floor", "{:.4f}".format),
-    ("mean_error", "worst relative error of a mean", "{:.1e}".format),
+    ("mean_error", "worst relative error of a mean (of 0.05 and more)", "{:.1e}".format),
     ("mean_noise", "its standard error", "{:.1e}".format),
     ("bound", "certified bound", "{:.3g}".format),
     ("reference", "compared with", str),

@@ -13,10 +13,8 @@ from hpcme.dynamics.evolve import Evolution
 from hpcme.exact.fsp import solve_fsp
 from hpcme.model.reader import load_model_text
 from hpcme.networks import support as supports
-from hpcme.networks.basis import Basis
-from hpcme.networks.gru import GRU
+from hpcme.networks.build import KINDS
 from hpcme.networks.heads import CATEGORICAL_LIMIT
-from hpcme.networks.made import MADE
 from hpcme.parallel.world import World
 
 WORLD = World(torch.device("cpu"), 1)
@@ -143,11 +141,8 @@ def random_network(kind: str, limits, order, support=None, *, depth: int = 1, he
     support = support or supports.box(limits[order])
     heads = ["categorical" if limit <= CATEGORICAL_LIMIT else head for limit in limits]
     torch.manual_seed(seed)
-    if kind == "basis":
-        assert depth == 1
-        network = Basis(limits, order, support, 8, heads, torch.float64)
-    else:
-        network = {"gru": GRU, "made": MADE}[kind](limits, order, support, 8, depth, heads, torch.float64)
+    sizes = (8,) if kind == "basis" else (8, depth)
+    network = KINDS[kind](limits, order, support, *sizes, heads, torch.float64)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.3 * torch.randn_like(parameter)

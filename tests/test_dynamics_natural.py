@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from solver_cases import WORLD, evolution_of, job_of, model, total_variation
-from test_networks_laws import random_network
+from solver_cases import WORLD, evolution_of, job_of, model, random_network, total_variation
 
 from hpcme.dynamics.natural import Equations, LevenbergMarquardt, Scores
 from hpcme.errors import InputError

@@ -77,6 +77,18 @@ def test_the_integral_over_a_step(power, bound):
             assert value == pytest.approx(0.7 * np.exp(-a * end) + integral[0], rel=bound)
 
 
+@pytest.mark.parametrize("a", [0.0, 5.0])
+def test_the_law_of_one_step_has_order_four(a):
+    """Half the step, a 32nd of the error of one step."""
+    errors = []
+    for h in (0.2, 0.1, 0.05):
+        g = [torch.tensor([(1.0 + s) ** 9], dtype=torch.float64) for s in (0.0, 0.5 * h, h)]
+        exact, _ = scipy.integrate.quad(lambda s, h=h: np.exp(-a * (h - s)) * (1 + s) ** 9, 0, h, epsabs=1e-14)
+        T = _Duhamel(torch.tensor([a], dtype=torch.float64), h).targets(torch.zeros(1, dtype=torch.float64), *g)
+        errors.append(abs(float(T[1, 0]) - exact))
+    assert errors[0] > 28 * errors[1] > 28**2 * errors[2]
+
+
 def test_flow_that_appears_within_a_step_does_not_overshoot():
     """log g = -690, -23, -11 at the nodes: a parabola through these would peak at e^65."""
     g = [torch.tensor([v], dtype=torch.float64) for v in (0.0, 1e-10, 1e-5)]
@@ -130,6 +142,17 @@ def test_a_restored_run_takes_bitwise_the_same_step():
     first._advance()
     second._advance()
     assert torch.equal(first.scheme.flat(), second.scheme.flat()) and first.t == second.t
+
+
+@torch.no_grad()
+def test_laws_that_are_not_found_are_not_taken(monkeypatch):
+    """With too few updates for its length a step is refused and tried shorter, until they suffice."""
+    evolution = evolution_of(chain_job(1.0, sampling__samples=400, solver__tolerance=0.0005))
+    monkeypatch.setattr("hpcme.dynamics.waveform._MOST", 2)
+    scheme, rest = evolution.scheme, 1.0 - evolution.t
+    scheme.h = 0.3
+    done = scheme.advance(1, evolution.t, rest)
+    assert done.row["rejected"] >= 1 and done.dt < 0.3
 
 
 @torch.no_grad()

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from solver_cases import all_states, model
+from solver_cases import all_states, model, random_network
 
 import hpcme.networks.base as base
 from hpcme.networks import support as supports
 from hpcme.networks.build import KINDS, build_network, build_support, load_law, network_spec, parameters_of
 from hpcme.networks.features import BUMPS, count_features, uniform_bsplines
-from hpcme.networks.heads import CATEGORICAL_LIMIT, CategoricalHead, SplineHead, choose_head
+from hpcme.networks.heads import CategoricalHead, SplineHead, choose_head
 
 LIMITS = np.array([2, 18, 1, 3])
 ORDERS = ([0, 1, 2, 3], [2, 0, 3, 1])
@@ -30,20 +30,6 @@ CASES = [
     for law in ("box", "sum")
 ]  # fmt: skip
 DEEP = [("gru", 2), ("made", 2), ("basis", 1), ("transformer", 2), ("nade", 2)]
-
-
-def random_network(kind, limits, order, support=None, *, depth=1, head="spline"):
-    """A network of any kind whose heads are random too, so that nothing is zero by construction."""
-    limits = np.asarray(limits)
-    support = support or supports.box(limits[order])
-    heads = ["categorical" if limit <= CATEGORICAL_LIMIT else head for limit in limits]
-    sizes = (8,) if kind == "basis" else (8, depth)
-    torch.manual_seed(0)
-    network = KINDS[kind](limits, order, support, *sizes, heads, torch.float64)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    return network
 
 
 def network_of(kind, depth, order, law, head="spline"):

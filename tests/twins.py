@@ -258,7 +258,7 @@ def _listed(value: dict[str, np.ndarray], name: str) -> list[np.ndarray]:
 
 def _inputs(value: dict[str, np.ndarray], x: list[int]) -> list[np.ndarray]:
     """What each count but the last brings in: its features times the table of its position."""
-    return [value[f"features{i}"][x[i]] @ table for i, table in enumerate(_listed(value, "inputs"))]
+    return [value[f"inputs.features{i}"][x[i]] @ table for i, table in enumerate(_listed(value, "inputs"))]
 
 
 def basis_hidden(value: dict[str, np.ndarray], x: list[int]) -> list[np.ndarray]:

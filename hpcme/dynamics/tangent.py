@@ -70,39 +70,15 @@ class StateTree:
         self.features = [f if f is None else f.double() for f in (head.features() for head in network.heads)]
         self.bases = [head.base.double() for head in network.heads]
         self._overlaps = [_overlaps(phi, base) for phi, base in zip(self.features, self.bases, strict=True)]
-        if network.sees_all:
-            self._by_prefix()
-        else:
-            self._by_context()
+        for i, (row, h, node) in enumerate(network.contexts(self.x)):
+            self.rows.append(row)
+            h = h.double()
+            self.hidden.append(torch.cat([h.new_ones(h.shape[0], 1), h], dim=1))
+            mask = network.support.mask(i, node)
+            self.masks.append(mask)
+            if mask is not None:
+                self.outside |= ~mask[row, self.x[:, i]]
         self.mean_features: list[torch.Tensor] = []
-
-    def _by_prefix(self) -> None:
-        """Rows, hidden vectors and masks of networks whose conditionals see all counts before them."""
-        network = self.network
-        row = torch.zeros(self.N, dtype=torch.int64, device=self.x.device)
-        node, carry = row[:1], network.begin()
-        for i, limit in enumerate(network.limits):
-            self._add(i, row, network.hidden(i, carry), node)
-            key, row = torch.unique(row * (limit + 1) + self.x[:, i], return_inverse=True)
-            parent, count = key // (limit + 1), key % (limit + 1)
-            if i + 1 < network.S:
-                carry = network.advance(i, carry, parent, count)
-                node = network.support.advance(i, node[parent], count).clamp_min(0)
-
-    def _by_context(self) -> None:
-        """The same where they see some of them: states share what they see, and where they are in the support."""
-        for i, (row, hidden, node) in enumerate(self.network.contexts(self.x)):
-            self._add(i, row, hidden, node)
-
-    def _add(self, i: int, row: torch.Tensor, h: torch.Tensor, node: torch.Tensor) -> None:
-        """Keep the prefixes of position i: that of every state, int64 [N], hidden vectors and support nodes of all."""
-        h = h.double()
-        self.rows.append(row)
-        self.hidden.append(torch.cat([h.new_ones(h.shape[0], 1), h], dim=1))
-        mask = self.network.support.mask(i, node)
-        self.masks.append(mask)
-        if mask is not None:
-            self.outside |= ~mask[row, self.x[:, i]]
 
     def log_prob(self, temper: float | None = None) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """log q float64 [N] at the network's present heads (-inf outside the support), kept for the scores.

@@ -49,13 +49,16 @@ class Waveform(Integrator):
     def _step(self, flow: Flow, t: float, h: float, predict: torch.Tensor | None) -> Outcome | None:
         parameters, settings, D = flow.parameters, self.settings, flow.cloud.D
         begin, w = parameters.get(), flow.cloud.weight
-        nodes = self._nodes(flow, [t, t + 0.5 * h, t + h])
+        nodes = []
+        for time in (t, t + 0.5 * h, t + h):  # later ones may know more sources than earlier ones
+            flow.cloud.at(time)
+            nodes.append((flow.cloud.inflow, flow.cloud.a0))
         a = torch.stack([exits for _, exits in nodes]).amax(dim=0)
         duhamel = _Duhamel(a, h)
 
         def inward(k: int, density: torch.Tensor) -> torch.Tensor:
             inflow, exits = nodes[k]
-            return inflow @ density + (a - exits) * density[:D]
+            return inflow @ density[: inflow.shape[1]] + (a - exits) * density[:D]
 
         density = flow.density()
         self.evaluations += 1
@@ -65,7 +68,7 @@ class Waveform(Integrator):
         for update in range(_MOST):
             target = duhamel.targets(q0, g0, *g)
             if update < _FRESH:
-                L = bounded_mean(q[1], target[1]).clamp_min(1e-300)
+                L = bounded_mean(q[1], target[1]).clamp_min(_NOTHING)
                 if not self._form(flow, w * L):
                     return None
             moves, changes = zip(
@@ -73,7 +76,7 @@ class Waveform(Integrator):
             )
             root = (w * L).sqrt()
             found = memory.extended(torch.cat([*moves, *(root * change for change in changes)]))
-            change = found[x.numel() + D :] / root.clamp_min(1e-300)
+            change = found[x.numel() + D :] / root.clamp_min(_NOTHING)
             found = found * self._bridle(flow, change, q[1], target[1])
             memory.take(found)
             size = math.sqrt(memory.square(found[x.numel() :]))
@@ -87,32 +90,18 @@ class Waveform(Integrator):
             self.evaluations += 2
             if size < _ENOUGH * settings.tolerance:
                 break
+        if size > settings.tolerance:
+            return None  # these laws are not yet the ones looked for
         target, simple = duhamel.targets(q0, g0, *g)[1], duhamel.simple(q0, g0, g[1])
-        self.updates = update + 1
 
         def distance(p: torch.Tensor, r: torch.Tensor) -> float:
             """In the Fisher norm: its square is twice a KL divergence, for laws that are close."""
-            return math.sqrt(flow.total((p - r) ** 2 / (0.5 * (p + r)).clamp_min(1e-300)))
+            return math.sqrt(flow.total((p - r) ** 2 / (0.5 * (p + r)).clamp_min(_NOTHING)))
 
         error, left, moved = distance(target, simple), distance(target, q[1]), distance(target, q0)
         if not (math.isfinite(error) and math.isfinite(left)):
             return None
         return Outcome(error, self.evaluations, self.matrices, left / moved if moved > 0.0 else 0.0)
-
-    @staticmethod
-    def _nodes(flow: Flow, times: list[float]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Inflow matrix [D, E] and exit rates [D] at each of the times."""
-        cloud = flow.cloud
-        if not cloud.enumeration.net.time_dependent:
-            cloud.at(times[0])
-            return [(cloud.inflow, cloud.a0)] * len(times)
-        for time in times:
-            cloud.at(time)  # brings all sources in first: the matrices then have the same columns
-        out = []
-        for time in times:
-            cloud.at(time)
-            out.append((cloud.inflow, cloud.a0))
-        return out
 
     def _form(self, flow: Flow, weight: torch.Tensor) -> bool:
         """Factors of the damped matrices O_i^T weight O_i of all conditionals, weight float64 [D], and the scores.

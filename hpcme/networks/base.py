@@ -16,6 +16,7 @@ to it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +53,6 @@ class VAN(nn.Module, ABC):
     width: size of the hidden vector that feeds each head, or a list of them in network order.
     heads: kind of head of each species, in model order (`hpcme.networks.heads`).
     """
-
-    #: Whether conditionals depend on all counts before them, and not on a few (see `hpcme.networks.basis`).
-    sees_all = True
 
     def __init__(
         self, limits: np.ndarray, order: list[int], support: Support, width: int | list[int], heads: list[str],
@@ -189,18 +187,25 @@ class VAN(nn.Module, ABC):
         Returns, for each species in model order, (logp float64 [U, limit + 1], row int64 [B]): the conditional
         log q(n_i | n_before_i) of state b is logp[row[b]].
         """
-        x = n[:, self.order].long()
-        row = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
-        node, carry, out = row[:1], self.begin(), []
-        for i in range(self.S):
-            logp = self.conditional(i, self.hidden(i, carry), node)
-            out.append((logp, row))
-            key, row = torch.unique(row * logp.shape[1] + x[:, i], return_inverse=True)
-            parent, count = key // logp.shape[1], key % logp.shape[1]
-            if i + 1 < self.S:
-                carry = self.advance(i, carry, parent, count)
-                node = self.support.advance(i, node[parent], count)
+        contexts = self.contexts(n[:, self.order].long())
+        out = [(self.conditional(i, hidden, node), row) for i, (row, hidden, node) in enumerate(contexts)]
         return [out[p] for p in self.position]
+
+    def contexts(self, x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """What the conditionals of states depend on, position by position: x int64 [N, S] in network order.
+
+        Yields the number of the prefix of every state, int64 [N], and for each of these U distinct prefixes the hidden
+        vector [U, width] and the node of the support, int64 [U]. States outside the support go on anywhere.
+        """
+        row = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
+        node, carry = row[:1], self.begin()
+        for i, limit in enumerate(self.limits):
+            yield row, self.hidden(i, carry), node
+            if i + 1 < self.S:
+                key, row = torch.unique(row * (limit + 1) + x[:, i], return_inverse=True)
+                parent, count = key // (limit + 1), key % (limit + 1)
+                carry = self.advance(i, carry, parent, count)
+                node = self.support.advance(i, node[parent], count).clamp_min(0)
 
     def _rows(self) -> int:
         """Rows in one sweep, so that the widest intermediate stays in memory."""

@@ -78,11 +78,15 @@ class Basis(VAN):
         return Counts(self.features0.new_zeros(1, 0), self.totals[None, :])
 
     def hidden(self, i: int, carry: Counts) -> torch.Tensor:
+        seen = carry.seen if self.sees_all or not i else carry.seen.index_select(1, getattr(self, f"seen{i}"))
+        return self._units(i, seen, carry.left)
+
+    def _units(self, i: int, seen: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+        """Hidden vector from the features of the counts seen, [U, F], and what the laws leave, int64 [U, laws]."""
         if not i:
-            return carry.seen
-        left = [_left(carry.left[:, k], int(self.totals[k])).to(carry.seen.dtype) for k in self.live[i]]
-        counts = carry.seen if self.sees_all else carry.seen.index_select(1, getattr(self, f"seen{i}"))
-        seen = torch.cat([counts, *left], dim=1)
+            return seen
+        more = [_left(left[:, k], int(self.totals[k])).to(seen.dtype) for k in self.live[i]]
+        seen = torch.cat([seen, *more], dim=1)
         z = torch.addmm(getattr(self, f"hidden_bias{i}"), seen, getattr(self, f"hidden_weight{i}"))
         return torch.cat([seen, torch.tanh(z)], dim=1)
 
@@ -92,30 +96,25 @@ class Basis(VAN):
         left = left - count[:, None] * self.stakes[i][None, :]
         return Counts(torch.cat([seen, getattr(self, f"features{i}").index_select(0, count)], dim=1), left)
 
-    def context(self, i: int, x: torch.Tensor, left: torch.Tensor) -> list[tuple[torch.Tensor, int]]:
-        """What the hidden vector of position i depends on: columns int64 [N] with the number of values each can take.
-
-        x: int64 [N, S] counts in network order; left: int64 [N, laws], what the laws leave after the first i of them.
-        """
-        seen = [(x[:, j], self.limits[j] + 1) for j in self.sees[i]]
-        return seen + [(left[:, k].clamp(-1, int(self.totals[k])) + 1, int(self.totals[k]) + 2) for k in self.live[i]]
-
-    def hidden_of(self, i: int, x: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-        """Hidden vector of position i, [N, width_i], at counts x and what the laws leave (see `context`)."""
-        features = [getattr(self, f"features{j}").index_select(0, x[:, j]) for j in range(i)]
-        return self.hidden(i, Counts(torch.cat([self.features0.new_zeros(x.shape[0], 0), *features], dim=1), left))
-
     def contexts(self, x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Position by position, what states x int64 [N, S] (network order) see: the number of what each sees, int64
-        [N], and for each of these U the hidden vector [U, width_i] and the node of the support, int64 [U]."""
+        """See `VAN.contexts`; where little is seen, states share it whenever what is seen of them is equal."""
+        if self.sees_all:
+            yield from super().contexts(x)
+            return
         node = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
         left = self.totals[None, :] - x.new_zeros(x.shape[0], 1)
         for i in range(self.S):
-            row, first = distinct([(node, self.support.table(i).shape[0]), *self.context(i, x, left)])
-            yield row, self.hidden_of(i, x[first], left[first]), node[first]
+            columns = [(node, self.support.table(i).shape[0])]
+            columns += [(x[:, j], self.limits[j] + 1) for j in self.sees[i]]
+            for k in self.live[i]:
+                total = int(self.totals[k])
+                columns.append((left[:, k].clamp(-1, total) + 1, total + 2))
+            row, first = distinct(columns)
+            features = [getattr(self, f"features{j}").index_select(0, x[first, j]) for j in self.sees[i]]
+            seen = torch.cat([self.features0.new_zeros(first.shape[0], 0), *features], dim=1)
+            yield row, self._units(i, seen, left[first]), node[first]
             if i + 1 < self.S:
                 left = left - x[:, i, None] * self.stakes[i][None, :]
-                # A state outside the support has probability zero by now: it may go on anywhere.
                 node = self.support.advance(i, node, x[:, i]).clamp_min(0)
 
     def log_prob(self, n: torch.Tensor) -> torch.Tensor:

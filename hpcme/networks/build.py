@@ -26,12 +26,12 @@ KINDS: dict[str, type[VAN]] = {"basis": Basis, "gru": GRU, "made": MADE, "transf
 
 def network_spec(
     net: ReactionNetwork, *, kind: str, width: int, depth: int, heads: list[str], order: str | list[str], dtype: str,
-    support_states: int, end: float, sight: int | None = None, attention_heads: int | str = "auto",
+    support_states: int, end: float, sight: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Description of a network as plain values (JSON-able): everything but the parameters.
 
     end: horizon over which time-dependent rates are looked at for reachability. sight: conditionals see species up to
-    this many reactions away (None: all). attention_heads: of a transformer; "auto" leaves them to the width.
+    this many reactions away (None: all).
     """
     names = resolved_order(net, order)
     spec = {
@@ -39,12 +39,10 @@ def network_spec(
         "support_states": support_states, "end": end,
     }  # fmt: skip
     if sight is not None:
-        order = [net.species.index(name) for name in names]
-        near = distances(net)[np.ix_(order, order)] <= sight
+        places = [net.species.index(name) for name in names]
+        near = distances(net)[np.ix_(places, places)] <= sight
         if not near.all():
             spec["sees"] = [np.flatnonzero(near[i, :i]).tolist() for i in range(net.S)]
-    if attention_heads != "auto":
-        spec["attention_heads"] = attention_heads
     return spec
 
 
@@ -63,12 +61,8 @@ def build_network(spec: dict[str, Any], net: ReactionNetwork, seed: int = 0, sup
             laws = net.laws
             sums = [*zip(laws.equalities.tolist(), laws.values.tolist(), strict=True)]
             sums += zip(laws.inequalities.tolist(), laws.bounds.tolist(), strict=True)
-            return Basis(
-                net.limits, order, support, spec["width"], spec["heads"], dtype, sums, sees=spec.get("sees")
-            )
-        more = {key: spec[key] for key in ("attention_heads",) if key in spec}
-        kind = KINDS[spec["kind"]]
-        return kind(net.limits, order, support, spec["width"], spec["depth"], spec["heads"], dtype, **more)
+            return Basis(net.limits, order, support, spec["width"], spec["heads"], dtype, sums, spec.get("sees"))
+        return KINDS[spec["kind"]](net.limits, order, support, spec["width"], spec["depth"], spec["heads"], dtype)
 
 
 def build_support(net: ReactionNetwork, order: list[int], max_states: int, end: float) -> supports.Support:

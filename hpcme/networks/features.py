@@ -7,8 +7,11 @@ sample has visited yet still gets a sensible input.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
+from torch import nn
 
 ONE_HOT_LIMIT = 24  # largest limit that is still described one-hot
 BUMPS = 20
@@ -26,6 +29,25 @@ def count_features(limit: int) -> np.ndarray:
     x = np.sqrt(np.arange(limit + 1)) / np.sqrt(limit)
     linear = 2.0 * x - 1.0
     return np.column_stack([uniform_bsplines(x, BUMPS), linear])
+
+
+def features_of(limit: int) -> int:
+    """Number of features of a count, F."""
+    return limit + 1 if limit <= ONE_HOT_LIMIT else BUMPS + 1
+
+
+class CountTables(nn.ParameterList):
+    """One trained table per species, [limit + 1, columns]: its features times weights [F, columns]."""
+
+    def __init__(self, limits: list[int], weights: Iterable[torch.Tensor], dtype: torch.dtype) -> None:
+        super().__init__(nn.Parameter(weight.detach().to(dtype)) for weight in weights)
+        for i, limit in enumerate(limits):
+            features = torch.from_numpy(count_features(limit)).to(dtype)
+            self.register_buffer(f"features{i}", features, persistent=False)
+
+    def rows(self, i: int, count: torch.Tensor) -> torch.Tensor:
+        """Rows of table i for counts int64 [U]: [U, columns]."""
+        return nn.functional.embedding(count, getattr(self, f"features{i}") @ self[i])
 
 
 def uniform_bsplines(x: np.ndarray, K: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hpcme.networks.base import VAN
-from hpcme.networks.features import count_features
+from hpcme.networks.features import CountTables, features_of
 from hpcme.networks.support import Support
 
 
@@ -27,12 +27,8 @@ class GRU(VAN):
         super().__init__(limits, order, support, width, heads, dtype)
         self.width, self.depth = width, depth
         bound = 1.0 / math.sqrt(width)
-        for i in range(self.S - 1):
-            features = torch.from_numpy(count_features(self.limits[i])).to(dtype)
-            self.register_buffer(f"features{i}", features, persistent=False)
-        self.inputs = nn.ParameterList(
-            _uniform((getattr(self, f"features{i}").shape[1], 3 * width), bound, dtype) for i in range(self.S - 1)
-        )
+        sizes = [(features_of(limit), 3 * width) for limit in self.limits[:-1]]
+        self.inputs = CountTables(self.limits[:-1], [_uniform(size, bound, dtype) for size in sizes], dtype)
         self.between = nn.ParameterList(_uniform((width, 3 * width), bound, dtype) for _ in range(depth - 1))
         self.recurrent = nn.ParameterList(_uniform((width, 3 * width), bound, dtype) for _ in range(depth))
         self.gate_bias = nn.ParameterList(nn.Parameter(torch.zeros(3 * width, dtype=dtype)) for _ in range(depth))
@@ -47,7 +43,7 @@ class GRU(VAN):
     def advance(
         self, i: int, carry: list[torch.Tensor], parent: torch.Tensor | None, count: torch.Tensor
     ) -> list[torch.Tensor]:
-        x = nn.functional.embedding(count, getattr(self, f"features{i}") @ self.inputs[i])
+        x = self.inputs.rows(i, count)
         out: list[torch.Tensor] = []
         for layer, h in enumerate(carry):
             if layer:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hpcme.networks.base import VAN
-from hpcme.networks.features import count_features
+from hpcme.networks.features import CountTables, features_of
 from hpcme.networks.support import Support
 
 
@@ -32,14 +32,12 @@ class MADE(VAN):
         super().__init__(limits, order, support, width, heads, dtype)
         self.width, self.depth = width, depth
         S = self.S
-        for i in range(S - 1):
-            features = torch.from_numpy(count_features(self.limits[i])).to(dtype)
-            self.register_buffer(f"features{i}", features, persistent=False)
         # Position i feeds the first-layer blocks i + 1 .. S - 1 only.
-        self.inputs = nn.ParameterList(
-            _normal((getattr(self, f"features{i}").shape[1], (S - 1 - i) * width), 1.0 / math.sqrt(i + 1), dtype)
-            for i in range(S - 1)
-        )
+        tables = [
+            _normal((features_of(limit), (S - 1 - i) * width), 1.0 / math.sqrt(i + 1), dtype)
+            for i, limit in enumerate(self.limits[:-1])
+        ]
+        self.inputs = CountTables(self.limits[:-1], tables, dtype)
         self.first_bias = nn.Parameter(torch.empty(S * width, dtype=dtype).uniform_(-1.0, 1.0))
         self.weights = nn.ParameterList(
             _normal(((i + 1) * width, width), 1.0 / math.sqrt((i + 1) * width), dtype)
@@ -60,7 +58,7 @@ class MADE(VAN):
         pre, done = carry.pre, carry.done
         if parent is not None:
             pre, done = pre.index_select(0, parent), [d.index_select(0, parent) for d in done]
-        pre = pre + nn.functional.embedding(count, getattr(self, f"features{i}") @ self.inputs[i])
+        pre = pre + self.inputs.rows(i, count)
         return self._block(i + 1, pre, done)
 
     def _block(self, i: int, pre: torch.Tensor, done: list[torch.Tensor]) -> Carry:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hpcme.networks.base import VAN
-from hpcme.networks.features import count_features, random_ramps
+from hpcme.networks.features import CountTables, random_ramps
 from hpcme.networks.support import Support
 
 
@@ -31,13 +31,10 @@ class NADE(VAN):
     ) -> None:  # fmt: skip
         super().__init__(limits, order, support, width, heads, dtype)
         self.width, self.depth = width, depth
-        self.inputs = nn.ParameterList()
-        for i in range(self.S - 1):
-            features = torch.from_numpy(count_features(self.limits[i])).to(dtype)
-            self.register_buffer(f"features{i}", features, persistent=False)
-            # Units turn over at random points of the counts' range. The sum over all species keeps the size of a single
-            # one: units that saturate are steps in many counts at once, with which heads fit the noise of samples.
-            self.inputs.append(nn.Parameter(random_ramps(self.limits[i], width).to(dtype) / math.sqrt(self.S - 1)))
+        # Units turn over at random points of the counts' range. The sum over all species keeps the size of a single one:
+        # units that saturate are steps in many counts at once, with which heads fit the noise of samples.
+        ramps = [random_ramps(limit, width) / math.sqrt(self.S - 1) for limit in self.limits[:-1]]
+        self.inputs = CountTables(self.limits[:-1], ramps, dtype)
         self.first = nn.Parameter(torch.empty(1, width, dtype=dtype).uniform_(-1.0, 1.0))
         self.weights = nn.ParameterList(
             nn.Parameter(torch.randn(width, width, dtype=dtype) / math.sqrt(width)) for _ in range(depth - 1)
@@ -59,4 +56,4 @@ class NADE(VAN):
         """carry: the accumulator a_i, [U, width]."""
         if parent is not None:
             carry = carry.index_select(0, parent)
-        return carry + nn.functional.embedding(count, getattr(self, f"features{i}") @ self.inputs[i])
+        return carry + self.inputs.rows(i, count)

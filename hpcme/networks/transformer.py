@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from hpcme.networks.base import VAN
-from hpcme.networks.features import count_features, random_steps
+from hpcme.networks.features import CountTables, random_steps
 from hpcme.networks.support import Support
 
 _WIDER = 4  # hidden units of a block, in widths
@@ -33,23 +33,19 @@ _SMALL = 1e-5  # below every mean square of a norm
 class Transformer(VAN):
     """Blocks x -> y = x + attention(norm(x)) -> y + units(norm(y)).
 
-    width: of tokens; depth: number of blocks; attention_heads: parts of a token that look back each on their own, a
-    divisor of the width (None: the largest of 4, 2 and 1 that is one).
+    width: of tokens; depth: number of blocks. Tokens look back in 4, 2 or 1 parts, each on its own: the most that divide
+    the width.
     """
 
     def __init__(
         self, limits: np.ndarray, order: list[int], support: Support, width: int, depth: int, heads: list[str],
-        dtype: torch.dtype, attention_heads: int | None = None,
+        dtype: torch.dtype,
     ) -> None:  # fmt: skip
         super().__init__(limits, order, support, width, heads, dtype)
         self.width, self.depth = width, depth
-        self.inputs = nn.ParameterList()
-        for i in range(self.S - 1):
-            features = torch.from_numpy(count_features(self.limits[i])).to(dtype)
-            self.register_buffer(f"features{i}", features, persistent=False)
-            self.inputs.append(nn.Parameter(random_steps(self.limits[i], width).to(dtype)))
+        self.inputs = CountTables(self.limits[:-1], [random_steps(limit, width) for limit in self.limits[:-1]], dtype)
         self.positions = nn.Parameter(_POSITION * torch.randn(self.S, width, dtype=dtype))
-        parts = attention_heads or next(parts for parts in (4, 2, 1) if width % parts == 0)
+        parts = next(parts for parts in (4, 2, 1) if width % parts == 0)
         self.blocks = nn.ModuleList(Block(width, parts, dtype) for _ in range(depth))
 
     def begin(self) -> Carry:
@@ -62,8 +58,7 @@ class Transformer(VAN):
 
     def advance(self, i: int, carry: Carry, parent: torch.Tensor | None, count: torch.Tensor) -> Carry:
         seen = carry.seen if parent is None else carry.seen.index_select(0, parent)
-        table = getattr(self, f"features{i}") @ self.inputs[i] + self.positions[i + 1]
-        return self._append(nn.functional.embedding(count, table), seen, carry.memory)
+        return self._append(self.inputs.rows(i, count) + self.positions[i + 1], seen, carry.memory)
 
     def _append(self, x: torch.Tensor, seen: torch.Tensor, memory: list[torch.Tensor]) -> Carry:
         """Send the next token of every prefix, [U, width], through the blocks."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import resource
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import scipy.linalg
 import scipy.stats
 from epoch import PAPER
 
@@ -22,7 +22,11 @@ from hpcme.analysis.compare import compare
 from hpcme.driver import prepare, shards_of
 from hpcme.parallel.world import open_world
 
-MODELS = Path(__file__).parents[2] / "jobs" / "models"
+JOBS = Path(__file__).parents[2] / "jobs"
+MODELS = JOBS / "models"
+sys.path.insert(0, str(JOBS))
+from reproduce import Poisson  # noqa: E402
+
 #: Model, report times, parameters that differ from the model's, and seeds.
 CASES = [
     ("toggle_switch_power", [1.0, 2.0, 5.0, 10.0, 20.0, 40.0], {}, (0, 1, 2)),
@@ -52,25 +56,19 @@ def accuracy(out: Path) -> None:
                 print(f"  P(n <= 15) = {run.marginal(run.species[0], 1.0)[:16].sum():.5f} (exact 0.3209)")
 
 
-def cascade_means(t: float) -> np.ndarray:
-    """Means of cascade_linear, float64 [15]: its law is a product of Poisson laws."""
-    M = np.diag([-6.0] * 14 + [-1.0, 0.0]) + np.diag([5.0] * 14 + [0.0], -1)
-    M[0, 15] = 10.0
-    return scipy.linalg.expm(M * t)[:15, 15]
-
-
 def cascade(folder: str) -> None:
     """KL(exact || q) from samples of the exact law within the limits, and the worst relative error of a mean."""
     run = hpcme.open_run(folder)
+    exact = Poisson(run)
     for t in run.times[1:]:
-        lam = cascade_means(t)
+        lam = exact.means(t)
         n = np.random.default_rng(1).poisson(lam, size=(100_000, 15))
         n = n[(n <= 9).all(axis=1)].astype(np.int32)
         exact = scipy.stats.poisson.logpmf(n, lam).sum(axis=1) - scipy.stats.poisson.logcdf(9, lam).sum()
         difference = exact - run.network(t).log_prob(n)
         drawn = run.network(t).sample(1_000_000, seed=3)
         error = drawn.mean(axis=0) / lam - 1.0
-        sure = drawn.std(axis=0) / np.sqrt(len(drawn)) / lam
+        sure = 1.0 / np.sqrt(len(drawn) * lam)
         kl, se = difference.mean(), difference.std() / np.sqrt(len(difference))
         worst = ", ".join(f"{100 * e:+.2f}({100 * s:.2f})" for e, s in zip(error, sure, strict=True))
         print(f"t = {t:g}: KL {kl:.5f} +- {se:.5f}; errors of the means in % (standard errors): {worst}")
