@@ -59,9 +59,9 @@ def accuracy(out: Path) -> None:
 def cascade(folder: str) -> None:
     """KL(exact || q) from samples of the exact law within the limits, and the worst relative error of a mean."""
     run = hpcme.open_run(folder)
-    exact = Poisson(run)
+    law = Poisson(run)
     for t in run.times[1:]:
-        lam = exact.means(t)
+        lam = law.means(t)
         n = np.random.default_rng(1).poisson(lam, size=(100_000, 15))
         n = n[(n <= 9).all(axis=1)].astype(np.int32)
         exact = scipy.stats.poisson.logpmf(n, lam).sum(axis=1) - scipy.stats.poisson.logcdf(9, lam).sum()
