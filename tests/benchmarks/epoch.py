@@ -21,13 +21,15 @@ from hpcme import load_job
 from hpcme.driver import prepare, shards_of
 from hpcme.dynamics.timers import Timers
 from hpcme.kernels.tensor import TensorTables, incoming, outflow, propensities_mean
+from hpcme.model.job import parse_override
 from hpcme.networks import base
 from hpcme.parallel.world import open_world
 
 PAPER = {
-    "sampling.samples": 1000, "sampling.cover": 0.0, "sampling.tail": 0.0, "network.kind": "gru", "network.width": 32, "network.depth": 1,
-    "solver.scheme": "projection", "solver.order": 1, "solver.optimiser": "adam", "solver.dt": 0.005, "solver.epochs": 100, "solver.learning_rate": 1e-3, "solver.decay": 1.0,
-    "solver.extrapolate": 0.0,
+    "sampling.samples": 1000, "sampling.cover": 0.0, "sampling.tail": 0.0,
+    "network.kind": "gru", "network.width": 32, "network.depth": 1,
+    "solver.scheme": "projection", "solver.order": 1, "solver.optimiser": "adam", "solver.dt": 0.005,
+    "solver.epochs": 100, "solver.learning_rate": 1e-3, "solver.decay": 1.0, "solver.extrapolate": 0.0,
 }  # fmt: skip
 
 
@@ -60,6 +62,39 @@ def time_plain(scheme, tt: TensorTables, rows: int, t: float, dt: float, repeats
         base._SHARED_SHARE = share
 
 
+def measure(model: str, end: float, overrides: dict, threads: int = 1, repeats: int = 20, most: int = 10**9):
+    """The figures (dict) of one run of at most so many steps, and whether this process prints them."""
+    keys = {**PAPER, "time.end": end, "time.report": [end], **overrides}
+    job = load_job(model, overrides=keys)
+    world = open_world(job["run.device"])
+    world.use_threads(threads)
+    timers = Timers(synchronise=world.device.type == "cuda")
+    evolution = prepare(job, world, shards_of(job, world), timers=timers)
+    evolution._advance()  # compiled and warm
+    timers.seconds.clear()
+    began, epochs, steps, evaluated = time.perf_counter(), 0, 0, 0
+    while evolution.t < end * (1 - 1e-9) and steps < most:
+        row = evolution._advance()
+        epochs, steps, evaluated = epochs + row["epochs"], steps + 1, evaluated + row["evaluations"]
+    seconds = (time.perf_counter() - began) / epochs
+    tt = TensorTables.from_tables(job.net.tables, job.net.s, job.net.limits, world.device)
+    rows = evolution.scheme.shards.rows * len(evolution.scheme.shards.owned)
+    alone = world.size == 1 and repeats > 0
+    plain = time_plain(evolution.scheme, tt, rows, evolution.t, job["solver.dt"], repeats) if alone else None
+    shares = {name: value / epochs / seconds for name, value in timers.seconds.items()}
+    shares["rest"] = 1.0 - sum(shares.values())
+    result = {
+        "model": job.net.name, "device": world.describe(), "samples": evolution.scheme.shards.samples,
+        "steps": steps, "epochs": epochs, "ms_per_epoch": 1e3 * seconds,
+        "plain_ms_per_epoch": None if plain is None else 1e3 * plain,
+        "times_faster": None if plain is None else plain / seconds,
+        "frozen_evaluations_per_epoch": evaluated / epochs, "shares": shares,
+    }  # fmt: skip
+    main = world.main
+    world.close()
+    return result, main
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="jobs/models/toggle_switch.toml")
@@ -67,47 +102,18 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a job key")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    from hpcme.model.job import parse_override
-
-    overrides = {
-        **PAPER,
-        "time.end": options.end,
-        "time.report": [options.end],
-        **dict(map(parse_override, options.set)),
-    }
-    job = load_job(options.model, overrides=overrides)
-    world = open_world(job["run.device"])
-    world.use_threads(1)
-    timers = Timers(synchronise=world.device.type == "cuda")
-    evolution = prepare(job, world, shards_of(job, world), timers=timers)
-    evolution._advance()  # compiled and warm
-    timers.seconds.clear()
-    began, epochs, steps, evaluated = time.perf_counter(), 0, 0, 0
-    while evolution.t < options.end * (1 - 1e-9):
-        row = evolution._advance()
-        epochs, steps, evaluated = epochs + row["epochs"], steps + 1, evaluated + row["evaluations"]
-    seconds = (time.perf_counter() - began) / epochs
-    tt = TensorTables.from_tables(job.net.tables, job.net.s, job.net.limits, world.device)
-    rows = evolution.scheme.shards.rows * len(evolution.scheme.shards.owned)
-    plain = time_plain(evolution.scheme, tt, rows, evolution.t, job["solver.dt"], 20) if world.size == 1 else None
-    shares = {name: value / epochs / seconds for name, value in timers.seconds.items()}
-    shares["rest"] = 1.0 - sum(shares.values())
-    result = {
-        "model": job.net.name, "device": world.describe(), "samples": evolution.scheme.shards.samples,
-        "steps": steps, "epochs": epochs, "ms_per_epoch": 1e3 * seconds,
-        "plain_ms_per_epoch": None if plain is None else 1e3 * plain, "times_faster": None if plain is None else plain / seconds,
-        "frozen_evaluations_per_epoch": evaluated / epochs, "shares": shares,
-    }  # fmt: skip
-    if world.main:
+    result, printing = measure(options.model, options.end, dict(map(parse_override, options.set)))
+    if printing:
         print(json.dumps(result, indent=1) if options.json else text(result))
-    world.close()
 
 
 def text(result: dict) -> str:
     """The result as lines."""
     lines = [
-        f"{result['model']}: {result['samples']} samples, {result['steps']} steps, {result['epochs']} epochs, {result['device']}",
-        f"  {result['ms_per_epoch']:.2f} ms an epoch, {result['frozen_evaluations_per_epoch']:.0f} frozen evaluations an epoch",
+        f"{result['model']}: {result['samples']} samples, {result['steps']} steps, {result['epochs']} epochs, "
+        f"{result['device']}",
+        f"  {result['ms_per_epoch']:.2f} ms an epoch, "
+        f"{result['frozen_evaluations_per_epoch']:.0f} frozen evaluations an epoch",
     ]
     if result["times_faster"] is not None:
         lines.append(
