@@ -8,7 +8,7 @@ import scipy.integrate
 import scipy.linalg
 import scipy.stats
 import torch
-from solver_cases import evolution_of, follow, tdvp_job
+from solver_cases import evolution_of, follow, job_of, tdvp_job
 
 from hpcme import load_job
 from hpcme.dynamics.covering import Coverage
@@ -153,6 +153,28 @@ def test_laws_that_are_not_found_are_not_taken(monkeypatch):
     scheme.h = 0.3
     done = scheme.advance(1, evolution.t, rest)
     assert done.row["rejected"] >= 1 and done.dt < 0.3
+
+
+@torch.no_grad()
+def test_a_larger_ridge_finds_laws_that_feed_back_on_themselves(monkeypatch):
+    """Few states leave much of the network open: without a ridge that rises, this run refuses steps from t = 0.6 on."""
+    keys = {"solver__scheme": "tdvp", "solver__start_jumps": 3.0, "solver__tolerance": 0.01, "network__width": 4}
+    keys["sampling__exact"] = False
+    job = job_of("toggle", 30.0, solver__integrator="waveform", sampling__samples=400, sampling__shards=7, **keys)
+    evolution = evolution_of(job)
+    scheme, form, ridges = evolution.scheme, Waveform._form, []
+
+    def watched(self, flow, weight, ridge):
+        ridges.append(ridge)
+        return form(self, flow, weight, ridge)
+
+    monkeypatch.setattr(Waveform, "_form", watched)
+    t, rejected = evolution.t, 0
+    for step in range(1, 13):
+        done = scheme.advance(step, t, 30.0 - t)
+        t, rejected = t + done.dt, rejected + done.row["rejected"]
+    lowest = scheme.integrator.settings.ridge
+    assert rejected == 0 and set(ridges) <= {lowest, 10 * lowest, 100 * lowest} and len(set(ridges)) > 1
 
 
 @torch.no_grad()

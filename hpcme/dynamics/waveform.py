@@ -11,9 +11,11 @@ with exact weights for the exponential (Lobatto IIIA of order four with its stif
 2010). T is positive however long the step. Where rates depend on time, a is the largest exit rate at the three nodes,
 and what is left of the exits joins g.
 
-The laws q_m and q' are those with sum w (T - q) O = 0 over the heads' scores O: T depends on them through g, and all
+The laws q_m and q' are those with sum w k (T - q) O = 0 over the heads' scores O: T depends on them through g, and all
 are found together. At the solution the residual T - q vanishes state by state where the network can hold T, so samples
-add no noise there. One update solves a linear system per conditional, in order, each seeing what the others explain
+add no noise there. Where it cannot, with r = g - a q - dq/dt what the master equation is missed by, T - q is the integral
+of exp(-a (h - s)) r: it counts the last 1/a of a step, less for states that are left quickly, and mean counts would
+drift. k = a h / (1 - exp(-a h)) undoes that: h r remains, as in the time-dependent variational principle. One update solves a linear system per conditional, in order, each seeing what the others explain
 (block Gauss-Seidel): its cost grows linearly with the number of species. It treats T as given, though, so slow motions
 would take as many updates as there are transitions in a step; Anderson's acceleration (1965; Walker and Ni 2011) finds
 them in a few. Waveform relaxation: Lelarasmee, Ruehli, Sangiovanni-Vincentelli 1982.
@@ -29,7 +31,9 @@ from hpcme.dynamics.flow import Flow, bounded_mean
 from hpcme.dynamics.integrators import Integrator, Outcome
 
 _SWEEPS = 2  # over the conditionals, per update
-_MOST = 60  # updates
+_MOST = 30  # updates
+_RAISES = 2  # of the ridge, where so many updates do not find the laws
+_RAISE = 10.0
 _ENOUGH = 0.005  # they end when an update is below this share of the tolerance, in the Fisher norm
 _FRESH = 2  # the first so many form their matrices, the others use the last ones
 _MEMORY = 8  # updates that the acceleration remembers
@@ -42,7 +46,7 @@ _ALIKE = 1e-10  # updates that differ by less than this share of their square ar
 class Waveform(Integrator):
     """See the module."""
 
-    damping = 1e-4, 1e-7  # conditionals are solved one by one, without a long memory
+    damping = 1e-4, 1e-6  # conditionals are solved one by one, without a long memory
     each = True
     order = 3  # of the error estimate in the length of a step
 
@@ -63,35 +67,47 @@ class Waveform(Integrator):
         density = flow.density()
         self.evaluations += 1
         q0, g0 = density[:D], inward(0, density)
-        x, q, g = torch.stack([begin, begin]), torch.stack([q0, q0]), [inward(1, density), inward(2, density)]
-        memory = _Anderson(flow.world, x.numel(), _MEMORY)
-        for update in range(_MOST):
-            target = duhamel.targets(q0, g0, *g)
-            if update < _FRESH:
-                L = bounded_mean(q[1], target[1]).clamp_min(_NOTHING)
-                if not self._form(flow, w * L):
+
+        def found(ridge: float) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
+            """The laws at t + h/2 and t + h, float64 [2, D], and the flows into the states; None if not found."""
+            x, q, g = torch.stack([begin, begin]), torch.stack([q0, q0]), [inward(1, density), inward(2, density)]
+            memory = _Anderson(flow.world, x.numel(), _MEMORY)
+            for update in range(_MOST):
+                target = duhamel.targets(q0, g0, *g)
+                if update < _FRESH:
+                    L = bounded_mean(q[1], target[1]).clamp_min(_NOTHING)
+                    weights = w * L * duhamel.even
+                    if not self._form(flow, weights[1], ridge):
+                        return None
+                moves, changes = zip(
+                    *(self._solve(flow, weights[k], (target[k] - q[k]) / L, x[k] - begin, ridge) for k in range(2)),
+                    strict=True,
+                )
+                root = (w * L).sqrt()
+                step = memory.extended(torch.cat([*moves, *(root * change for change in changes)]))
+                change = step[x.numel() + D :] / root.clamp_min(_NOTHING)
+                step = step * self._bridle(flow, change, q[1], target[1])
+                memory.take(step)
+                size = math.sqrt(memory.square(step[x.numel() :]))
+                if not math.isfinite(size):
                     return None
-            moves, changes = zip(
-                *(self._solve(flow, w * L, (target[k] - q[k]) / L, x[k] - begin) for k in range(2)), strict=True
-            )
-            root = (w * L).sqrt()
-            found = memory.extended(torch.cat([*moves, *(root * change for change in changes)]))
-            change = found[x.numel() + D :] / root.clamp_min(_NOTHING)
-            found = found * self._bridle(flow, change, q[1], target[1])
-            memory.take(found)
-            size = math.sqrt(memory.square(found[x.numel() :]))
-            if not math.isfinite(size):
-                return None
-            x = x + found[: x.numel()].view_as(x)
-            for k in range(2):
-                parameters.set(x[k])
-                density = flow.density()
-                q[k], g[k] = density[:D], inward(k + 1, density)
-            self.evaluations += 2
-            if size < _ENOUGH * settings.tolerance:
-                break
-        if size > settings.tolerance:
-            return None  # these laws are not yet the ones looked for
+                x = x + step[: x.numel()].view_as(x)
+                for k in range(2):
+                    parameters.set(x[k])
+                    new = flow.density()
+                    q[k], g[k] = new[:D], inward(k + 1, new)
+                self.evaluations += 2
+                if size < _ENOUGH * settings.tolerance:
+                    return q, g
+            return None
+
+        # Where conditionals are hardly determined, their states' flow into others may feed back. A ridge ends that.
+        laws = None
+        for k in range(_RAISES + 1):
+            laws = laws or found(settings.ridge * _RAISE**k)
+        if laws is None:
+            return None
+        q, g = laws
         target, simple = duhamel.targets(q0, g0, *g)[1], duhamel.simple(q0, g0, g[1])
 
         def distance(p: torch.Tensor, r: torch.Tensor) -> float:
@@ -103,7 +119,7 @@ class Waveform(Integrator):
             return None
         return Outcome(error, self.evaluations, self.matrices, left / moved if moved > 0.0 else 0.0)
 
-    def _form(self, flow: Flow, weight: torch.Tensor) -> bool:
+    def _form(self, flow: Flow, weight: torch.Tensor, ridge: float) -> bool:
         """Factors of the damped matrices O_i^T weight O_i of all conditionals, weight float64 [D], and the scores.
 
         False where there are none, as with numbers that are not finite.
@@ -114,7 +130,7 @@ class Waveform(Integrator):
         self._factors: list[torch.Tensor] = []
         for M in flow.world.sum_(torch.cat(parts)).split([len(part) for part in parts]):
             M = M.view(math.isqrt(len(M)), -1)
-            damped = M + torch.diag(settings.relative * M.diagonal() + settings.ridge)
+            damped = M + torch.diag(settings.relative * M.diagonal() + ridge)
             factor, problem = torch.linalg.cholesky_ex(damped)
             if int(problem) or not bool(torch.isfinite(factor).all()):
                 return False
@@ -122,13 +138,13 @@ class Waveform(Integrator):
         self.matrices += 1
         return True
 
-    def _solve(self, flow: Flow, weight: torch.Tensor, rho: torch.Tensor, moved: torch.Tensor) -> tuple:
+    def _solve(self, flow: Flow, weight: torch.Tensor, rho: torch.Tensor, moved: torch.Tensor, ridge: float):
         """Damped least squares of rho float64 [D] on the scores with weights [D], conditional by conditional.
 
         moved float64 [P]: how far the parameters are from where the step began. Returns the update [P] and how it
         changes log q at the states, [D]. The scores are those of `_form`: their means may have moved a little since.
         """
-        parameters, ridge, world = flow.parameters, self.settings.ridge, flow.world
+        parameters, world = flow.parameters, flow.world
         update, wanted = torch.zeros_like(moved), rho
         for _ in range(_SWEEPS):
             for i, (O, factor) in enumerate(zip(self._scores, self._factors, strict=True)):
@@ -146,6 +162,8 @@ class _Duhamel:
     def __init__(self, a: torch.Tensor, h: float) -> None:
         """a float64 [D]: exit rates."""
         phi = _phi(a * h)
+        #: k of the module for h/2 and h, float64 [2, D]
+        self.even = 1.0 / torch.stack([_phi(0.5 * a * h)[0], phi[0]])
         self.whole = torch.exp(-a * h), h * (phi[0] - phi[1]), h * phi[1]
         # On each of the pieces a parabola again, now through values that differ little.
         k = h / _PIECES
