@@ -76,11 +76,11 @@ class Waveform(Integrator):
                 target = duhamel.targets(q0, g0, *g)
                 if update < _FRESH:
                     L = bounded_mean(q[1], target[1]).clamp_min(_NOTHING)
-                    weights = w * L * duhamel.even
-                    if not self._form(flow, weights[1], ridge):
+                    even = w * L * duhamel.even
+                    if not self._form(flow, even, ridge):
                         return None
                 moves, changes = zip(
-                    *(self._solve(flow, weights[k], (target[k] - q[k]) / L, x[k] - begin, ridge) for k in range(2)),
+                    *(self._solve(flow, even, (target[k] - q[k]) / L, x[k] - begin, ridge) for k in range(2)),
                     strict=True,
                 )
                 root = (w * L).sqrt()
@@ -162,8 +162,7 @@ class _Duhamel:
     def __init__(self, a: torch.Tensor, h: float) -> None:
         """a float64 [D]: exit rates."""
         phi = _phi(a * h)
-        #: k of the module for h/2 and h, float64 [2, D]
-        self.even = 1.0 / torch.stack([_phi(0.5 * a * h)[0], phi[0]])
+        self.even = 1.0 / phi[0]  # k of the module, float64 [D]
         self.whole = torch.exp(-a * h), h * (phi[0] - phi[1]), h * phi[1]
         # On each of the pieces a parabola again, now through values that differ little.
         k = h / _PIECES
