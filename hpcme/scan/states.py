@@ -30,8 +30,6 @@ STATES = (
     "invalid",  # the values make no job
 )
 BUSY = ("running", "queued")
-#: A task in one of these states would not get further by running it again.
-STUCK = ("damaged", "foreign", "invalid")
 _TAIL = 1 << 16  # bytes of a log that are searched
 _BEGIN = re.compile(r"start \d+, from step|task \d+ begins")
 _ERRORS = (r"hpcme: error.*", r"slurmstepd: error: .*", r"hpcme: .* ended with exit code [^0].*")
@@ -47,9 +45,10 @@ class TaskState:
     reason: str
 
 
-def states_of(scan: Scan, tasks: Iterable[Task] | None = None) -> list[TaskState]:
-    """The states of these tasks (default: all). Reads manifests and ends of logs only."""
-    waiting = queue_of(scan)
+def states_of(scan: Scan, tasks: Iterable[Task] | None = None, *, queue: bool = True) -> list[TaskState]:
+    """The states of these tasks (default: all). Reads manifests and ends of logs, and asks Slurm unless queue=False
+    (a job would find its own tasks running)."""
+    waiting = queue_of(scan) if queue else {}
     return [_state_of(scan, task, waiting.get(task.number)) for task in (scan.tasks if tasks is None else tasks)]
 
 

@@ -194,6 +194,21 @@ def load_scan(folder: Path) -> Scan:
         ) from error
 
 
+def open_scan(place: Path) -> Scan:
+    """The scan that was begun with a job file, or that a folder holds; from its record. Raises InputError."""
+    if place.is_dir():
+        return load_scan(place)
+    raw = read_job_file(place)
+    given = raw.get("output", {})
+    folder = Path((given.get("dir") if isinstance(given, dict) else None) or Path("runs") / place.stem)
+    if not (folder / RECORD).exists():
+        raise InputError(
+            f"{place}: this scan has not been begun in {folder}. Fix: hpcme scan run {place}, or hpcme scan submit; "
+            "one that was begun with --out is named by its folder."
+        )
+    return load_scan(folder)
+
+
 def _shared(base: Job) -> dict[str, Any]:
     return {
         "species": list(base.net.species), "limits": base.net.limits.tolist(), "units": base.net.time_unit,

@@ -174,6 +174,8 @@ class _Writer:
         dataset = self.file.create_dataset(name, shape=shape, dtype=dtype, data=data, **options)
         for key, text in about.items():
             _label(dataset.attrs, key, text)
+        if np.dtype(dtype).kind == "S":
+            _label(dataset.attrs, "_Encoding", "utf-8")  # netCDF's convention: xarray then gives texts and not bytes
         for axis, dim in enumerate(dims):
             dataset.dims[axis].attach_scale(self.file[dim])
             dataset.dims[axis].label = dim

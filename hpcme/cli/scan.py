@@ -1,0 +1,296 @@
+"""`hpcme scan`: many tasks from one job file, run, looked after and merged; `hpcme scan submit` is in scansubmit.py."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpcme.cli.output import Table, add_formats, bytes_text, show
+from hpcme.cli.parsing import Command, add_job, add_quiet, job_overrides, whole
+from hpcme.errors import InputError
+
+if TYPE_CHECKING:
+    from hpcme.scan.states import TaskState
+    from hpcme.scan.tasks import Scan, Task
+
+_SHOWN = 50  # tasks that a table for people shows
+
+
+def add_scan_job(parser: argparse.ArgumentParser, *, folder_too: bool = True) -> None:
+    """The job file with its [scan] table (or the folder of a scan that was begun), and the options that change it."""
+    add_job(parser)
+    place = next(action for action in parser._actions if action.dest == "job")
+    place.metavar = "JOB|SCAN" if folder_too else "JOB"
+    place.help = "job file with a [scan] table" + (", or the folder of a scan that was begun" if folder_too else "")
+    parser.add_argument("--out", metavar="DIR", help="folder of the scan (default: output.dir, or runs/ and the name)")
+
+
+def add_only(parser: argparse.ArgumentParser) -> None:
+    """--only."""
+    parser.add_argument("--only", metavar="TASKS", help="these tasks alone, by number: 3,7-9")
+
+
+def add_scan_place(parser: argparse.ArgumentParser) -> None:
+    """The scan that was begun."""
+    parser.add_argument("job", metavar="JOB|SCAN", help="job file with a [scan] table, or the folder of its scan")
+
+
+def begin_scan(args: argparse.Namespace) -> Scan:
+    """The scan of a command with `add_scan_job`: of a job file expanded anew, of a folder as it was begun.
+
+    Writes nothing; raises InputError or OutputError.
+    """
+    from hpcme.scan.tasks import check_folder, load_scan, make_scan
+
+    overrides = job_overrides(args)
+    if not Path(args.job).is_dir():
+        scan = make_scan(Path(args.job), overrides, args.out)
+        check_folder(scan.folder)
+        return scan
+    if overrides or args.out:
+        raise InputError(
+            f"{args.job} is the folder of a scan, whose tasks are what they are. Fix: --end, --every, --set and --out go "
+            "with the job file."
+        )
+    return load_scan(Path(args.job))
+
+
+# ---- list ----
+
+
+def list_options(parser: argparse.ArgumentParser) -> None:
+    add_scan_job(parser)
+    add_only(parser)
+    add_formats(parser)
+
+
+def list_tasks(args: argparse.Namespace) -> int:
+    """Expand and check; nothing is written."""
+    scan = begin_scan(args)
+    tasks = scan.selected(args.only)
+    wrong = sum(bool(task.error) for task in tasks)
+    data = {
+        "folder": str(scan.folder),
+        "axes": [{"name": axis.name, "keys": list(axis.keys), "length": len(axis)} for axis in scan.axes],
+        "invalid": wrong,
+        "tasks": [{"task": t.number, **t.settings, "folder": str(scan.run_folder(t)), "error": t.error} for t in tasks],
+    }
+
+    def table(most: int | None = None) -> Table:
+        rows = [[task.number, *task.settings.values(), task.error or "ok"] for task in tasks[:most]]
+        notes = [f"... and {len(tasks) - most} more (--csv shows all)"] if most and len(tasks) > most else []
+        return Table("", ["task", *_labels(scan), "check"], [_cells(row) for row in rows], notes)
+
+    def text() -> Iterator[Table | str]:
+        sizes = " x ".join(f"{len(axis)} ({axis.name})" for axis in scan.axes)
+        yield f"{len(scan.tasks)} tasks: {sizes}; each in a folder of its own below {scan.folder}"
+        yield table(_SHOWN)
+        if wrong:
+            yield f"{wrong} of them cannot be run: {_invalid(tasks)}"
+
+    show(args, data, text, table)
+    return 0
+
+
+def _invalid(tasks: list[Task]) -> str:
+    from hpcme.scan.tasks import ranges_text
+
+    return f"tasks {ranges_text(task.number for task in tasks if task.error)}"
+
+
+def _labels(scan: Scan) -> list[str]:
+    """What the keys that tasks set are called, in the order in which tasks list them."""
+    return [label for axis in scan.axes for label in axis.labels]
+
+
+def _cells(row: list[Any]) -> list[Any]:
+    """Lists and switches as text."""
+    from hpcme.scan.ranges import shown
+
+    plain = (str, int, float, type(None))
+    return [cell if isinstance(cell, plain) and not isinstance(cell, bool) else shown(cell) for cell in row]
+
+
+# ---- run ----
+
+
+def run_options(parser: argparse.ArgumentParser) -> None:
+    add_scan_job(parser)
+    add_only(parser)
+    parser.add_argument(
+        "--processes", type=whole(1), metavar="N", help="tasks at a time (default: one for each CPU that may be used)"
+    )
+    add_quiet(parser)
+    add_formats(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is not done, here; returns 0 when all of it is done, else as `hpcme.scan.local.exit_code` says."""
+    from hpcme.cli.progress import Display
+    from hpcme.cli.run import StopRequest
+    from hpcme.errors import MoreTime
+    from hpcme.scan.local import exit_code, run_tasks
+    from hpcme.scan.states import states_of
+
+    with StopRequest() as stop:
+        scan = begin_scan(args)
+        tasks = scan.selected(args.only)
+        if not Path(args.job).is_dir():  # several jobs of one scan must not write its record over each other
+            scan.save()
+        before = states_of(scan, tasks, queue=False)
+        todo = [state.task for state in before if state.state not in ("done", "invalid", "running")]
+        stop.watch(scan.folder)
+        with Display("hpcme scan", quiet=args.quiet) as display:
+            for state in before:
+                if state.state in ("invalid", "running"):
+                    display.say(f"hpcme: task {state.task.number} is {state.state}, and left out: {state.reason}")
+            done = 0
+
+            def ended(task: Task, code: int) -> None:
+                nonlocal done
+                done += 1
+                state = states_of(scan, [task], queue=False)[0]
+                why = f": {state.reason}" if code else ""
+                display.say(f"hpcme: task {task.number} is {state.state} ({task.described()}){why}")
+                display.share(done / len(todo))
+
+            codes = run_tasks(scan, todo, args.processes or len(os.sched_getaffinity(0)), stop, ended)
+    states = states_of(scan, tasks, queue=False)
+    if not args.quiet or args.json or args.csv:
+        show_states(args, scan, states, everything=False)
+    ends = [InputError.exit_code for state in states if state.state == "invalid"] + list(codes.values())
+    return exit_code(ends + [MoreTime.exit_code] * (len(todo) - len(codes)))
+
+
+# ---- status ----
+
+
+def status_options(parser: argparse.ArgumentParser) -> None:
+    add_scan_place(parser)
+    add_only(parser)
+    parser.add_argument("--all", action="store_true", help="show the tasks that are done as well")
+    add_formats(parser)
+
+
+def status(args: argparse.Namespace) -> int:
+    """Counts, and a line for each task that is not done."""
+    from hpcme.scan.states import states_of
+    from hpcme.scan.tasks import open_scan
+
+    scan = open_scan(Path(args.job))
+    show_states(args, scan, states_of(scan, scan.selected(args.only)), everything=args.all)
+    return 0
+
+
+def show_states(args: argparse.Namespace, scan: Scan, states: list[TaskState], *, everything: bool) -> None:
+    """Print where tasks stand; to people those that are not done, or everything."""
+    from hpcme.scan.states import BUSY, counted
+
+    counts = counted(states)
+    data = {
+        "folder": str(scan.folder),
+        "counts": counts,
+        "tasks": [
+            {
+                "task": s.task.number, **s.task.settings, "state": s.state, "step": s.step, "reason": s.reason,
+                "folder": str(scan.run_folder(s.task)),
+            }
+            for s in states
+        ],
+    }  # fmt: skip
+
+    def table(shown: list[TaskState] = states, most: int | None = None) -> Table:
+        rows = [[s.task.number, s.state, s.step, *s.task.settings.values(), s.reason] for s in shown[:most]]
+        notes = [f"... and {len(shown) - most} more (--csv shows all)"] if most and len(shown) > most else []
+        header = ["task", "state", "step", *_labels(scan), "reason"]
+        return Table("", header, [_cells(row) for row in rows], notes)
+
+    def text() -> Iterator[Table | str]:
+        yield f"{scan.folder}: {len(states)} tasks: " + ", ".join(f"{n} {name}" for name, n in counts.items())
+        open_ = [s for s in states if everything or s.state != "done"]
+        if open_:
+            yield table(open_, _SHOWN)
+        name = shlex.quote(str(scan.folder))
+        if any(s.state not in ("done", "invalid", *BUSY) for s in states):
+            yield f"next: hpcme scan run {name}    (or submit: what is done is not run again)"
+        elif counts.get("done"):
+            yield f"next: hpcme scan merge {name}"
+
+    show(args, data, text, table)
+
+
+# ---- merge ----
+
+
+def merge_options(parser: argparse.ArgumentParser) -> None:
+    add_scan_place(parser)
+    parser.add_argument("--out", metavar="FILE", help="the merged file (default: merged.h5 in the folder of the scan)")
+    add_quiet(parser)
+    add_formats(parser, csv_too=False)
+
+
+def merge(args: argparse.Namespace) -> int:
+    """Copy the results of all finished tasks into one file."""
+    from hpcme.cli.progress import Display
+    from hpcme.scan import merging
+    from hpcme.scan.tasks import open_scan
+
+    scan = open_scan(Path(args.job))
+    with Display("hpcme scan", quiet=args.quiet) as display:
+        path, cells = merging.merge(scan, Path(args.out) if args.out else None, display.share)
+    missing = [cell for cell in cells if cell.state != "done"]
+    size = path.stat().st_size
+    data = {
+        "file": str(path),
+        "bytes": size,
+        "merged": len(cells) - len(missing),
+        "missing": [{"task": cell.number, "state": cell.state, "reason": cell.reason} for cell in missing],
+    }
+
+    def text() -> Iterator[Table | str]:
+        sizes = " x ".join(f"{len(axis)} ({axis.name})" for axis in scan.axes)
+        yield f"{path}: {data['merged']} of {len(cells)} tasks, {sizes}; {bytes_text(size)}"
+        if missing:
+            rows = [[cell.number, cell.state, scan.task(cell.number).described(), cell.reason] for cell in missing]
+            yield Table("missing, as NaN:", ["task", "state", "values", "reason"], rows[:_SHOWN])
+        yield f"next: xarray.open_dataset({str(path)!r}, engine='h5netcdf') in Python, or any program that reads HDF5"
+
+    if not args.quiet or args.json:
+        show(args, data, text)
+    return 0
+
+
+COMMANDS = (
+    Command(
+        "scan list",
+        "show and check the tasks that a job file with a [scan] table makes",
+        "hpcme scan list job.toml\nhpcme scan list job.toml --csv",
+        list_options,
+        list_tasks,
+    ),
+    Command(
+        "scan run",
+        "run the tasks of a scan that are not done, as processes of this machine",
+        "hpcme scan run job.toml --processes 4\nhpcme scan run job.toml --only 3,7-9",
+        run_options,
+        run,
+    ),
+    Command(
+        "scan status",
+        "count the tasks of a scan by state, and name those that are not done",
+        "hpcme scan status job.toml\nhpcme scan status runs/job --json",
+        status_options,
+        status,
+    ),
+    Command(
+        "scan merge",
+        "copy the results of a scan into one HDF5 file",
+        "hpcme scan merge job.toml --out scan.h5",
+        merge_options,
+        merge,
+    ),
+)
