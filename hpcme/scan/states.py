@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpcme.errors import InputError
@@ -23,7 +23,7 @@ STATES = (
     "queued",  # handed to Slurm, and waiting there
     "stopped",  # in good order at a checkpoint; wants more time
     "interrupted",  # killed
-    "failed",  # the numbers broke down
+    "failed",  # ended with an error
     "missing",  # not begun, or ended before its first checkpoint
     "damaged",  # files that are not those that were written
     "foreign",  # the folder holds the run of another job
@@ -66,7 +66,7 @@ def _state_of(scan: Scan, task: Task, queue: str | None) -> TaskState:
     if not (folder / MANIFEST).exists():
         if queue:
             return TaskState(task, queue, None, "")
-        return TaskState(task, "missing", None, last_error(scan.log(task)) or "it was never begun")
+        return _ended(TaskState(task, "missing", None, "it was never begun"), scan)
     try:
         manifest = Manifest.load(folder)
         for entry in manifest.of_kind("results"):
@@ -84,7 +84,14 @@ def _state_of(scan: Scan, task: Task, queue: str | None) -> TaskState:
         return TaskState(task, queue, step, "")
     if state == "running":
         return TaskState(task, state, step, remark)
-    return TaskState(task, state, step, last_error(scan.log(task)) or remark or "it wants more time")
+    return _ended(TaskState(task, state, step, remark or "it wants more time"), scan)
+
+
+def _ended(state: TaskState, scan: Scan) -> TaskState:
+    """A task that is not done and that nobody works on, with what its log says of its end."""
+    said = last_error(scan.log(state.task))
+    failed = said.startswith("error")  # in hpcme's own words: it was not killed
+    return replace(state, state="failed" if failed else state.state, reason=said or state.reason)
 
 
 def last_error(log: Path) -> str:

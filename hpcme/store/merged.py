@@ -135,6 +135,8 @@ class _Writer:
         self.file, self.content, self.sink, self.digests, self.progress = file, content, sink, digests, progress
         self.unit = DEFAULT_TIME_UNIT if content.time_unit == "1" else content.time_unit
         self.axes = tuple(axis.name for axis in content.axes)
+        # A dataset that is closed gives up its chunks, and tasks share chunks: these stay open.
+        self.open: dict[str, h5py.Dataset] = {}
 
     def write_all(self) -> list[Cell]:
         self.scales()
@@ -200,12 +202,15 @@ class _Writer:
         for name in _MOMENTS:
             more = ("species", "species_2") if "covariance" in name else ("species",)
             about = attributes(name, self.unit) if name in DATASETS else _SD
-            self.dataset(name, (*A, T, *([S] * len(more))), np.float64, (*self.axes, "time", *more), about)
+            dims = (*self.axes, "time", *more)
+            self.open[name] = self.dataset(name, (*A, T, *([S] * len(more))), np.float64, dims, about)
         for name, limit in zip(self.content.species, self.content.limits, strict=True):
             for suffix in ("", "_se"):
                 dims = (*self.axes, "time", f"count_{name}")
-                about = attributes(f"marginal{suffix}", self.unit)
-                self.dataset(f"marginal_{name}{suffix}", (*A, T, limit + 1), np.float64, dims, about)
+                about, shape = attributes(f"marginal{suffix}", self.unit), (*A, T, limit + 1)
+                self.open[f"marginal_{name}{suffix}"] = self.dataset(
+                    f"marginal_{name}{suffix}", shape, np.float64, dims, about
+                )
 
     def copy(self, index: tuple[int, ...], cell: Cell) -> tuple[Cell, str]:
         """Copy a task that is done; returns the cell as it is in the file, and the uuid of its run."""
@@ -216,11 +221,11 @@ class _Writer:
         except InputError as error:
             return replace(cell, state="damaged", reason=str(error)), ""
         for name in sorted(arrays):
-            if name not in self.file:  # a scalar of the reports that no task before had
+            if name not in self.open:  # a scalar of the reports that no task before had
                 shape = (*self.content.shape, len(self.content.times))
                 about = attributes(name.removeprefix("extra_"), self.unit, SERIES)
-                self.dataset(name, shape, np.float64, (*self.axes, "time"), about)
-            self.file[name][index] = arrays[name]
+                self.open[name] = self.dataset(name, shape, np.float64, (*self.axes, "time"), about)
+            self.open[name][index] = arrays[name]
         self.digests[cell.number] = _digest(arrays)
         return cell, run
 
@@ -261,10 +266,11 @@ def _compare(
 ) -> None:
     """Read the new file back, task by task. Raises OutputError."""
     with open_hdf5(temporary) as file:
-        names = [name for name in file if name in _MOMENTS or name.startswith(("marginal_", "extra_"))]
+        tables = {name: file[name] for name in file if name in _MOMENTS or name.startswith(("marginal_", "extra_"))}
+        mask = file["mask"][()]
         for index, cell in zip(np.ndindex(*shape), cells, strict=True):
-            found = _digest({name: file[name][index] for name in names}) if cell.number in digests else None
-            if found != digests.get(cell.number) or bool(file["mask"][index]) != (cell.state == "done"):
+            found = _digest({name: table[index] for name, table in tables.items()}) if cell.number in digests else None
+            if found != digests.get(cell.number) or bool(mask[index]) != (cell.state == "done"):
                 raise OutputError(
                     f"{path} reads back differently from what was written (task {cell.number}); it was discarded. Fix: "
                     "check the file system, then repeat the command."
