@@ -9,7 +9,7 @@ merged.h5 (format "hpcme-scan", version 1; A the axes of the scan, T report time
     /state, /reason [A] text           done, or where the task stood when the file was made, and why
     /run [A] text                      uuid of the run that was copied, '' where missing
     /mean, mean_se, sd, sd_se [A,T,S], /covariance, covariance_se [A,T,S,S]
-    /marginal_X, marginal_X_se [A,T,count_X]                               one of each per species X
+    /marginal_X, marginal_X.se [A,T,count_X]                               one of each per species X
     /extra_NAME [A,T]                  scalars of the reports
     /provenance                        texts: model, job, scan
 Numbers of missing tasks are NaN. Datasets hold float64, int64, int8 or text of a fixed length; HDF5 references occur
@@ -205,11 +205,10 @@ class _Writer:
             dims = (*self.axes, "time", *more)
             self.open[name] = self.dataset(name, (*A, T, *([S] * len(more))), np.float64, dims, about)
         for name, limit in zip(self.content.species, self.content.limits, strict=True):
-            for suffix in ("", "_se"):
-                dims = (*self.axes, "time", f"count_{name}")
-                about, shape = attributes(f"marginal{suffix}", self.unit), (*A, T, limit + 1)
+            for suffix, about in (("", "marginal"), (".se", "marginal_se")):
+                dims, shape = (*self.axes, "time", f"count_{name}"), (*A, T, limit + 1)
                 self.open[f"marginal_{name}{suffix}"] = self.dataset(
-                    f"marginal_{name}{suffix}", shape, np.float64, dims, about
+                    f"marginal_{name}{suffix}", shape, np.float64, dims, attributes(about, self.unit)
                 )
 
     def copy(self, index: tuple[int, ...], cell: Cell) -> tuple[Cell, str]:
@@ -241,7 +240,7 @@ class _Writer:
             variance = np.diagonal(arrays["covariance"], axis1=1, axis2=2)
             arrays |= {"sd": np.sqrt(np.maximum(variance, 0.0)), "sd_se": source.moments("sd_se")}
             for name in self.content.species:
-                arrays[f"marginal_{name}"], arrays[f"marginal_{name}_se"] = source.marginals(name)
+                arrays[f"marginal_{name}"], arrays[f"marginal_{name}.se"] = source.marginals(name)
             arrays |= {f"extra_{name}": values for name, values in source.extras().items()}
             if not np.array_equal(source.times(), self.content.times):
                 raise InputError(f"{source.path} has other report times than the scan.")
