@@ -1,4 +1,4 @@
-"""The README holds what it says: files that exist, a model that loads, Python names that are there, nothing left open."""
+"""The README holds what it says: files that exist, models that load, Python names that are there, nothing left open."""
 
 import re
 import tomllib
