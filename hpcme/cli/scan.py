@@ -34,6 +34,15 @@ def add_only(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="TASKS", help="these tasks alone, by number: 3,7-9")
 
 
+def add_warm(parser: argparse.ArgumentParser) -> None:
+    """--warm."""
+    parser.add_argument(
+        "--warm",
+        action="store_true",
+        help="begin the fits of a task from the networks of the nearest task that is finished (integrator exponential)",
+    )
+
+
 def add_scan_place(parser: argparse.ArgumentParser) -> None:
     """The scan that was begun."""
     parser.add_argument("job", metavar="JOB|SCAN", help="job file with a [scan] table, or the folder of its scan")
@@ -48,13 +57,13 @@ def begin_scan(args: argparse.Namespace) -> Scan:
 
     overrides = job_overrides(args)
     if not Path(args.job).is_dir():
-        scan = make_scan(Path(args.job), overrides, args.out)
+        scan = make_scan(Path(args.job), overrides, args.out, warm=getattr(args, "warm", False))
         check_folder(scan.folder)
         return scan
-    if overrides or args.out:
+    if overrides or args.out or getattr(args, "warm", False):
         raise InputError(
-            f"{args.job} is the folder of a scan, whose tasks are what they are. Fix: --end, --every, --set and --out go "
-            "with the job file."
+            f"{args.job} is the folder of a scan, whose tasks are what they are. Fix: --end, --every, --set, --out and "
+            "--warm go with the job file."
         )
     return load_scan(Path(args.job))
 
@@ -121,6 +130,7 @@ def _cells(row: list[Any]) -> list[Any]:
 def run_options(parser: argparse.ArgumentParser) -> None:
     add_scan_job(parser)
     add_only(parser)
+    add_warm(parser)
     parser.add_argument(
         "--processes", type=whole(1), metavar="N", help="tasks at a time (default: one for each CPU that may be used)"
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpcme.cli.output import add_formats, show
 from hpcme.cli.parsing import Command, whole
-from hpcme.cli.scan import add_only, add_scan_job, begin_scan
+from hpcme.cli.scan import add_only, add_scan_job, add_warm, begin_scan
 from hpcme.cli.submit import add_site_options, check_resources, find_site, resource_words, sbatch, write_list
 from hpcme.errors import InputError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def options(parser: argparse.ArgumentParser) -> None:
     add_scan_job(parser)
     add_only(parser)
+    add_warm(parser)
     parser.add_argument(
         "--group",
         type=whole(1),

@@ -285,6 +285,11 @@ def _check_together(values: Mapping[str, Any], where: str) -> None:
             f'{where}: solver.optimiser = "natural" goes with solver.loss = "kl" only, not with '
             f'"{values["solver.loss"]}": leave one of the two out.'
         )
+    if values["run.warm"] is not None and values["solver.integrator"] != "exponential":
+        raise InputError(
+            f'{where}: run.warm = "{values["run.warm"]}" goes with solver.integrator = "exponential" only, where fits '
+            "have one solution wherever they begin: leave it out."
+        )
     tail = values["sampling.tail"]
     if tail > 0.0 and values["solver.scheme"] == "projection" and values["solver.loss"] != "kl":
         raise InputError(

@@ -134,12 +134,12 @@ def ranges_text(numbers: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
-def make_scan(path: Path, overrides: Mapping[str, Any], out: str | None) -> Scan:
+def make_scan(path: Path, overrides: Mapping[str, Any], out: str | None, *, warm: bool = False) -> Scan:
     """Expand a job file with a [scan] table; writes nothing. Jobs that Slurm was given before are remembered.
 
     overrides: {dotted key: value} for all tasks; out: folder of the scan (default: output.dir, or runs/ and the job's
-    name). A combination that is no job becomes a task with an error; raises InputError when the table itself is wrong,
-    or when no combination is a job.
+    name); warm: tasks begin their fits from the nearest task that is finished when they start. A combination that is no
+    job becomes a task with an error; raises InputError when the table itself is wrong, or when no combination is a job.
     """
     raw = read_job_file(path)
     if "scan" not in raw:
@@ -154,12 +154,15 @@ def make_scan(path: Path, overrides: Mapping[str, Any], out: str | None) -> Scan
             raise InputError(f"--set {key}: this key is an axis of the scan in {path}. Fix: leave --set out.")
     flat = flatten_job(raw, str(path)) | dict(overrides) | {"model": base.net.text}
     flat.pop("output.dir", None)
+    folder = Path(out) if out else base.out
+    if warm:
+        flat["run.warm"] = str(folder.absolute())
     settings = combinations(axes)
     width = max(4, len(str(len(settings))))
     tasks = [_task(number, own, flat, path, width) for number, own in enumerate(settings, 1)]
     if all(task.error for task in tasks):
         raise InputError(f"none of the {len(tasks)} tasks is a job that can be run; the first: {tasks[0].error}")
-    scan = Scan(Path(out) if out else base.out, str(path), axes, tasks, _shared(base))
+    scan = Scan(folder, str(path), axes, tasks, _shared(base))
     if (scan.folder / RECORD).exists():
         scan.submissions = load_scan(scan.folder).submissions
     return scan
