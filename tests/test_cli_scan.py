@@ -155,6 +155,22 @@ def test_a_killed_task_is_told_and_a_stopped_scan_goes_on(place, capsys):
     assert found[1]["step"] > steps[1] and found[0]["step"] == steps[0]
 
 
+def test_warm_tasks_begin_from_the_nearest_one_that_is_done(place, capsys):
+    Path("job.toml").write_text(QUICK + "off = [1.0, 2.0, 1.1]\n")
+    result = process(place, "scan", "run", "job.toml", "--warm", "--processes", 1)
+    assert result.code == 0, result.err
+    warm = []
+    for i in (1, 2, 3):
+        with open_run(f"runs/job/task-000{i}") as run:
+            warm.append(run.provenance["warm"])
+    assert warm == ["", f"{place}/runs/job/task-0001", f"{place}/runs/job/task-0001"]
+    assert process(place, "scan", "run", "job.toml", "--quiet").code == 0  # done is done, warm or not
+    assert states(capsys) == ["done"] * 3
+    Path("other.toml").write_text(QUICK.replace("[output]", '[solver]\nscheme = "projection"\n[output]') + "off = [1.0]\n")
+    result = call(capsys, "scan", "run", "other.toml", "--warm")
+    assert result.code == 65 and "run.warm" in result.err and '"exponential" only' in result.err
+
+
 def test_merging_tells_what_is_missing_and_why(place, capsys, monkeypatch):
     begun(capsys, monkeypatch, QUICK + "off = [1.0, -2.0]\nmake = [1.0, 2.0]\n")
     nothing = call(capsys, "scan", "merge", "job.toml")
@@ -180,6 +196,7 @@ WRONG = [
     (["run", "job.toml", "--out", "full"], ["full", "thesis.txt"]),
     (["run", "job.toml", "--out", "plain.toml"], ["plain.toml", "file"]),
     (["run", "full"], ["full", "scan.json"]),
+    (["run", "full", "--warm"], ["full", "--warm go with the job file"]),
     (["list", "job.toml", "--set", "parameters.off=3"], ["parameters.off", "axis"]),
     (["status", "job.toml"], ["job.toml", "has not been begun in runs/job"]),
     (["merge", "full"], ["full", "scan.json"]),

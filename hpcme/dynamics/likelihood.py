@@ -29,9 +29,9 @@ def fit_conditionals(
 
     world: where each rank holds some of the states (collective); None where the tree holds them all. pull: weight of
     |theta - theta_before|^2 / 2. damping: of the first steps (Levenberg and Marquardt); 0 where the fit starts close to
-    its end. guess: float64 [P], where the search of a conditional begins if its loss is lower there than at the present
-    parameters; looking costs as much as a step and is counted as one. The problem stays the same, and so does its only
-    solution. accuracy: a fit ends when Newton's step would lower the divergence by less than this.
+    its end. guess: float64 [P], where the search begins (default: at the present parameters); the problem stays the
+    same, pull included, and so does its only solution. accuracy: a fit ends when Newton's step would lower the divergence by
+    less than this.
     Raises nothing: a fit that does not get there in `iterations` steps stays where it came.
     """
     return sum(
@@ -57,15 +57,10 @@ def _fit_conditional(parameters, tree, p, i, pull, accuracy, iterations, damping
         return loss + 0.5 * pull * float(away @ away), gradient - pull * away, hessian + pull * identity
 
     theta = begin.clone()
+    if guess is not None:
+        theta[own] = guess[own]
     loss, gradient, hessian = evaluate(theta)
     taken = 0
-    if guess is not None:
-        trial = theta.clone()
-        trial[own] = guess[own]
-        found = evaluate(trial)
-        taken += 1
-        if found[0] < loss:
-            theta, (loss, gradient, hessian) = trial, found
     for _ in range(iterations):
         guard = damping * (hessian.diagonal() + _UNSEEN) if damping else torch.zeros_like(gradient)
         factor, info = torch.linalg.cholesky_ex(hessian + torch.diag(guard))
