@@ -166,7 +166,8 @@ def test_warm_tasks_begin_from_the_nearest_one_that_is_done(place, capsys):
     assert warm == ["", f"{place}/runs/job/task-0001", f"{place}/runs/job/task-0001"]
     assert process(place, "scan", "run", "job.toml", "--quiet").code == 0  # done is done, warm or not
     assert states(capsys) == ["done"] * 3
-    Path("other.toml").write_text(QUICK.replace("[output]", '[solver]\nscheme = "projection"\n[output]') + "off = [1.0]\n")
+    sampled = QUICK.replace("[output]", '[solver]\nscheme = "projection"\n[output]')
+    Path("other.toml").write_text(sampled + "off = [1.0]\n")
     result = call(capsys, "scan", "run", "other.toml", "--warm")
     assert result.code == 65 and "run.warm" in result.err and '"exponential" only' in result.err
 
