@@ -112,9 +112,11 @@ def test_a_value_that_was_wrong_is_put_right_and_its_task_alone_is_run(place, ca
     before = tree(place / "runs/job/task-0001")
     Path("job.toml").write_text(QUICK + "off = [1.0, 2.0, 3.0]\n")
     assert states(capsys) == ["done", "invalid", "missing"]  # what was begun is what counts, until it is run again
+    assert "job.toml has changed since this scan was begun" in call(capsys, "scan", "status", "job.toml").err
     result = process(place, "scan", "run", "job.toml", "--only", "1-2")
     assert result.code == 0 and "task 2 is done (off = 2.0)" in result.err and "task 1" not in result.err
     assert tree(place / "runs/job/task-0001") == before and states(capsys) == ["done", "done", "missing"]
+    assert call(capsys, "scan", "status", "job.toml").err == ""
     # A task whose values change after it was run is told, and its folder is left as it is.
     Path("job.toml").write_text(QUICK + "off = [9.0, 2.0, 3.0]\n")
     result = process(place, "scan", "run", "job.toml", "--only", "1")

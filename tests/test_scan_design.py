@@ -11,6 +11,7 @@ from hpcme.errors import InputError
 from hpcme.model.job import load_job
 from hpcme.model.reader import load_model_text
 from hpcme.scan.design import combinations, read_design
+from hpcme.scan.merging import _axis
 from hpcme.scan.ranges import sobol_points
 from hpcme.scan.tasks import load_scan, make_scan, ranges_text
 
@@ -80,6 +81,24 @@ def test_a_sobol_design_fills_its_ranges():
     assert sorted(((np.log10(values[:, 0]) + 2) * 8).astype(int)) == list(range(16))  # one in each sixteenth
     assert sorted(((values[:, 1] + 1) * 4).astype(int)) == list(range(16))
     assert axes_of(text) == [axis] and axes_of(text.replace("seed = 1", "seed = 2")) != [axis]
+
+
+def test_axes_become_arrays_of_plain_types():
+    """Scales are values, or numbers of points of a design; further keys of an axis are columns along it."""
+    text = "[scan]\nmake = [1.5, 2]\nrun.seed = [3, 4]\nrun.deterministic = [true, false]\n"
+    text += 'network.order = [["G", "P"], "auto"]\n'
+    make, seed, switch, _ = [_axis(axis) for axis in axes_of(text.replace('"auto"', '["P", "G"]'))]
+    assert (make.name, make.about, make.scale.dtype, make.columns) == ("make", "parameters.make", np.float64, {})
+    assert (seed.name, seed.about, seed.scale.tolist()) == ("run_seed", "run.seed", [3, 4])
+    assert seed.scale.dtype == np.int64 and switch.scale.tolist() == [b"true", b"false"]
+    with pytest.raises(InputError, match="mixes lists and texts"):
+        axes_of(text)
+    (linked,) = [_axis(axis) for axis in axes_of('[[scan.linked]]\non = [1.0, 2.0]\nnetwork.kind = ["gru", "made"]\n')]
+    assert linked.scale.tolist() == [1.0, 2.0]
+    about, values = linked.columns["network_kind"]
+    assert about == "network.kind" and values.tolist() == [b"gru", b"made"]
+    (design,) = [_axis(axis) for axis in axes_of("[scan.sobol]\nnumber = 3\non = {linear = [0, 1]}\n")]
+    assert design.name == "sobol" and design.scale.tolist() == [1, 2, 3] and list(design.columns) == ["on"]
 
 
 WRONG = [

@@ -7,10 +7,20 @@ import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpcme.cli.output import Table, add_formats, bytes_text, show
-from hpcme.cli.parsing import Command, add_job, add_quiet, job_overrides, whole
+from hpcme.cli.parsing import Command, add_quiet, whole
+from hpcme.cli.scanplace import (
+    add_only,
+    add_scan_job,
+    add_scan_place,
+    add_warm,
+    begin_scan,
+    begun_scan,
+    cells,
+    labels,
+)
 from hpcme.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,54 +28,6 @@ if TYPE_CHECKING:
     from hpcme.scan.tasks import Scan, Task
 
 _SHOWN = 50  # tasks that a table for people shows
-
-
-def add_scan_job(parser: argparse.ArgumentParser, *, folder_too: bool = True) -> None:
-    """The job file with its [scan] table (or the folder of a scan that was begun), and the options that change it."""
-    add_job(parser)
-    place = next(action for action in parser._actions if action.dest == "job")
-    place.metavar = "JOB|SCAN" if folder_too else "JOB"
-    place.help = "job file with a [scan] table" + (", or the folder of a scan that was begun" if folder_too else "")
-    parser.add_argument("--out", metavar="DIR", help="folder of the scan (default: output.dir, or runs/ and the name)")
-
-
-def add_only(parser: argparse.ArgumentParser) -> None:
-    """--only."""
-    parser.add_argument("--only", metavar="TASKS", help="these tasks alone, by number: 3,7-9")
-
-
-def add_warm(parser: argparse.ArgumentParser) -> None:
-    """--warm."""
-    parser.add_argument(
-        "--warm",
-        action="store_true",
-        help="begin the fits of a task from the networks of the nearest task that is finished (integrator exponential)",
-    )
-
-
-def add_scan_place(parser: argparse.ArgumentParser) -> None:
-    """The scan that was begun."""
-    parser.add_argument("job", metavar="JOB|SCAN", help="job file with a [scan] table, or the folder of its scan")
-
-
-def begin_scan(args: argparse.Namespace) -> Scan:
-    """The scan of a command with `add_scan_job`: of a job file expanded anew, of a folder as it was begun.
-
-    Writes nothing; raises InputError or OutputError.
-    """
-    from hpcme.scan.tasks import check_folder, load_scan, make_scan
-
-    overrides = job_overrides(args)
-    if not Path(args.job).is_dir():
-        scan = make_scan(Path(args.job), overrides, args.out, warm=getattr(args, "warm", False))
-        check_folder(scan.folder)
-        return scan
-    if overrides or args.out or getattr(args, "warm", False):
-        raise InputError(
-            f"{args.job} is the folder of a scan, whose tasks are what they are. Fix: --end, --every, --set, --out and "
-            "--warm go with the job file."
-        )
-    return load_scan(Path(args.job))
 
 
 # ---- list ----
@@ -92,7 +54,7 @@ def list_tasks(args: argparse.Namespace) -> int:
     def table(most: int | None = None) -> Table:
         rows = [[task.number, *task.settings.values(), task.error or "ok"] for task in tasks[:most]]
         notes = [f"... and {len(tasks) - most} more (--csv shows all)"] if most and len(tasks) > most else []
-        return Table("", ["task", *_labels(scan), "check"], [_cells(row) for row in rows], notes)
+        return Table("", ["task", *labels(scan), "check"], [cells(row) for row in rows], notes)
 
     def text() -> Iterator[Table | str]:
         sizes = " x ".join(f"{len(axis)} ({axis.name})" for axis in scan.axes)
@@ -109,19 +71,6 @@ def _invalid(tasks: list[Task]) -> str:
     from hpcme.scan.tasks import ranges_text
 
     return f"tasks {ranges_text(task.number for task in tasks if task.error)}"
-
-
-def _labels(scan: Scan) -> list[str]:
-    """What the keys that tasks set are called, in the order in which tasks list them."""
-    return [label for axis in scan.axes for label in axis.labels]
-
-
-def _cells(row: list[Any]) -> list[Any]:
-    """Lists and switches as text."""
-    from hpcme.scan.ranges import shown
-
-    plain = (str, int, float, type(None))
-    return [cell if isinstance(cell, plain) and not isinstance(cell, bool) else shown(cell) for cell in row]
 
 
 # ---- run ----
@@ -189,9 +138,8 @@ def status_options(parser: argparse.ArgumentParser) -> None:
 def status(args: argparse.Namespace) -> int:
     """Counts, and a line for each task that is not done."""
     from hpcme.scan.states import states_of
-    from hpcme.scan.tasks import open_scan
 
-    scan = open_scan(Path(args.job))
+    scan = begun_scan(args)
     show_states(args, scan, states_of(scan, scan.selected(args.only)), everything=args.all)
     return 0
 
@@ -216,8 +164,8 @@ def show_states(args: argparse.Namespace, scan: Scan, states: list[TaskState], *
     def table(shown: list[TaskState] = states, most: int | None = None) -> Table:
         rows = [[s.task.number, s.state, s.step, *s.task.settings.values(), s.reason] for s in shown[:most]]
         notes = [f"... and {len(shown) - most} more (--csv shows all)"] if most and len(shown) > most else []
-        header = ["task", "state", "step", *_labels(scan), "reason"]
-        return Table("", header, [_cells(row) for row in rows], notes)
+        header = ["task", "state", "step", *labels(scan), "reason"]
+        return Table("", header, [cells(row) for row in rows], notes)
 
     def text() -> Iterator[Table | str]:
         yield f"{scan.folder}: {len(states)} tasks: " + ", ".join(f"{n} {name}" for name, n in counts.items())
@@ -247,23 +195,22 @@ def merge(args: argparse.Namespace) -> int:
     """Copy the results of all finished tasks into one file."""
     from hpcme.cli.progress import Display
     from hpcme.scan import merging
-    from hpcme.scan.tasks import open_scan
 
-    scan = open_scan(Path(args.job))
+    scan = begun_scan(args)
     with Display("hpcme scan", quiet=args.quiet) as display:
-        path, cells = merging.merge(scan, Path(args.out) if args.out else None, display.share)
-    missing = [cell for cell in cells if cell.state != "done"]
+        path, merged = merging.merge(scan, Path(args.out) if args.out else None, display.share)
+    missing = [cell for cell in merged if cell.state != "done"]
     size = path.stat().st_size
     data = {
         "file": str(path),
         "bytes": size,
-        "merged": len(cells) - len(missing),
+        "merged": len(merged) - len(missing),
         "missing": [{"task": cell.number, "state": cell.state, "reason": cell.reason} for cell in missing],
     }
 
     def text() -> Iterator[Table | str]:
         sizes = " x ".join(f"{len(axis)} ({axis.name})" for axis in scan.axes)
-        yield f"{path}: {data['merged']} of {len(cells)} tasks, {sizes}; {bytes_text(size)}"
+        yield f"{path}: {data['merged']} of {len(merged)} tasks, {sizes}; {bytes_text(size)}"
         if missing:
             rows = [[cell.number, cell.state, scan.task(cell.number).described(), cell.reason] for cell in missing]
             yield Table("missing, as NaN:", ["task", "state", "values", "reason"], rows[:_SHOWN])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpcme.cli.output import add_formats, show
 from hpcme.cli.parsing import Command, whole
-from hpcme.cli.scan import add_only, add_scan_job, add_warm, begin_scan
+from hpcme.cli.scanplace import add_only, add_scan_job, add_warm, begin_scan
 from hpcme.cli.submit import add_site_options, check_resources, find_site, resource_words, sbatch, write_list
 from hpcme.errors import InputError
 

@@ -24,7 +24,7 @@ from hpcme.model.job import Job, flatten_job, load_job, read_job_file
 from hpcme.model.writer import quoted
 from hpcme.scan.design import Axis, combinations, read_design
 from hpcme.scan.ranges import shown
-from hpcme.store.files import atomic_write, cannot_write, check_version
+from hpcme.store.files import atomic_write, cannot_write, check_version, sha256_of
 
 RECORD = "scan.json"
 FORMAT, FORMAT_VERSION = "hpcme-scan-record", 1
@@ -55,7 +55,7 @@ class Task:
 @dataclass
 class Scan:
     """All tasks of a scan. shared: what they have in common (species, limits, report_times, units, model_text,
-    base_text); submissions: [{"job_id": text, "groups": [[task numbers of array index 1], ...]}]."""
+    base_text, source_sha256); submissions: [{"job_id": text, "indices": {array index: [task numbers]}}]."""
 
     folder: Path
     source: str
@@ -73,6 +73,10 @@ class Scan:
     def width(self) -> int:
         """Digits of a task's number in names."""
         return max(4, len(str(len(self.tasks))))
+
+    def differs_from(self, job: Path) -> bool:
+        """Whether a job file has been changed since the scan was begun with it."""
+        return sha256_of(job).sha256 != self.shared["source_sha256"]
 
     def run_folder(self, task: Task) -> Path:
         """Where the task's run is."""
@@ -162,7 +166,7 @@ def make_scan(path: Path, overrides: Mapping[str, Any], out: str | None, *, warm
     tasks = [_task(number, own, flat, path, width) for number, own in enumerate(settings, 1)]
     if all(task.error for task in tasks):
         raise InputError(f"none of the {len(tasks)} tasks is a job that can be run; the first: {tasks[0].error}")
-    scan = Scan(folder, str(path), axes, tasks, _shared(base))
+    scan = Scan(folder, str(path), axes, tasks, {**_shared(base), "source_sha256": sha256_of(path).sha256})
     if (scan.folder / RECORD).exists():
         scan.submissions = load_scan(scan.folder).submissions
     return scan
