@@ -18,6 +18,7 @@ from hpcme.dynamics.certificate import Certificate
 from hpcme.dynamics.enumeration import make_enumeration
 from hpcme.dynamics.evolve import Evolution, Progress
 from hpcme.dynamics.exponential import Exponential
+from hpcme.dynamics.motion import Motion
 from hpcme.dynamics.projection import Projection
 from hpcme.dynamics.sampler import Shards
 from hpcme.dynamics.start import distance_to, fit, fit_heads, marginals
@@ -27,10 +28,12 @@ from hpcme.errors import HpcmeError, NumericalError, OutputError
 from hpcme.exact.shorttime import short_time_law
 from hpcme.model.job import Job, load_job
 from hpcme.model.ordering import resolved_order
+from hpcme.networks.base import VAN
 from hpcme.networks.build import build_network, enumerate_reachable, network_spec
 from hpcme.networks.heads import choose_head
 from hpcme.parallel.ending import ending
 from hpcme.parallel.world import World, open_world
+from hpcme.scan.neighbours import Warm, find_warm
 from hpcme.store.recorder import Recorder
 from hpcme.store.writer import RunWriter
 
@@ -107,15 +110,16 @@ def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> No
     if job["run.deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(job["run.deterministic"])
-    writer = None
+    writer = warm = None
     with _together(world):
         if world.main:
-            writer = RunWriter.open(folder, {**identity(job), **_circumstances(job, world)})
+            warm = _warm(job, say)
+            writer = RunWriter.open(folder, {**identity(job), **_circumstances(job, world, warm)})
             for message in writer.messages:
                 say(f"hpcme: {message}")
     status = "failed"
     try:
-        reached = prepare(job, world, shards, writer, say).run(stop, progress)
+        reached = prepare(job, world, shards, writer, say, warm=world.share(warm)).run(stop, progress)
         status = "done" if reached else "stopped"
     except NumericalError:
         if writer is not None:
@@ -136,11 +140,12 @@ def shards_of(job: Job, world: World) -> Shards:
 
 def prepare(
     job: Job, world: World, shards: Shards, writer: RunWriter | None = None, say: Say = _nothing,
-    timers: Timers | None = None,
+    timers: Timers | None = None, warm: Warm | None = None,
 ) -> Evolution:  # fmt: skip
     """Network, scheme and recorder of a job, at its start or at its newest checkpoint, ready to run. Collective.
 
-    writer: of rank 0; None elsewhere, or for a run that keeps nothing (tests, benchmarks).
+    writer: of rank 0; None elsewhere, or for a run that keeps nothing (tests, benchmarks). warm: the run that fits
+    begin from, the same on every rank.
     """
     timers = timers or Timers()
     checkpoint = world.share(writer.load_checkpoint() if writer is not None else None)
@@ -165,7 +170,7 @@ def prepare(
     if job["solver.scheme"] == "tdvp":
         summed = states if job["sampling.exact"] is not False else None
         if job["solver.integrator"] == "exponential":
-            scheme = Exponential(network, world, job, summed)
+            scheme = Exponential(network, world, job, summed, _motion(network, spec, warm, say))
         else:
             scheme = Tdvp(network, enumeration, world, job, summed)
     else:
@@ -261,13 +266,36 @@ def _start(job: Job, say: Say) -> _Start:
     return found
 
 
-def _circumstances(job: Job, world: World) -> dict[str, Any]:
+def _warm(job: Job, say: Say) -> Warm | None:
+    """The finished run from whose networks fits begin, if the job names one (run.warm)."""
+    if job["run.warm"] is None:
+        return None
+    warm = find_warm(Path(job["run.warm"]), job)
+    if warm is None:
+        say(f"hpcme: no task near this one is finished in {job['run.warm']}: nothing to begin from")
+    return warm
+
+
+def _motion(network: VAN, spec: dict[str, Any], warm: Warm | None, say: Say) -> Motion | None:
+    """How the heads moved in the run that fits begin from; None without one, and for networks of another kind."""
+    if warm is None:
+        return None
+    motion = Motion.of(network, spec, warm.times, warm.specs, warm.parameters)
+    of_no_use = ", but its networks are of another kind or too few: of no use" if motion is None else ""
+    say(f"hpcme: fits begin from those of {warm.folder}{of_no_use}")
+    return motion
+
+
+def _circumstances(job: Job, world: World, warm: Warm | None = None) -> dict[str, Any]:
     """Where the run happens: `layout` decides whether a resumed run is bitwise the one that was never stopped."""
     layout = {
         "ranks": world.size, "device": world.device.type, "threads": world.threads, "hardware": _processor(world),
         "torch": torch.__version__, "numpy": np.__version__,
     }  # fmt: skip
+    if warm is not None:  # fits that begin elsewhere end with other rounding
+        layout["warm"] = warm.uuid
     provenance = {
+        "warm": warm.folder if warm is not None else "",
         "seed": job["run.seed"], "ranks": world.size, "host": platform.node(), "hardware": layout["hardware"],
         "torch": torch.__version__, "numba": numba.__version__, "model_path": str(job.path or ""),
         "slurm_job": os.environ.get("SLURM_JOB_ID", ""),

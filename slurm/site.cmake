@@ -117,13 +117,13 @@ if(HPCME_LAUNCHER)
                     "rank would be a world of size 1. Fix: -DHPCME_LAUNCH_FLAGS=--mpi=pmi2 for MPICH, --mpi=pmix for "
                     "Open MPI; srun --mpi=list shows what this cluster has.")
   endif()
-  # The scripts share their beginning, and the two that run jobs share how a part of a job is run.
+  # The scripts share their beginning, and those that run jobs share how a part of a job is run.
   foreach(name begin part)
     string(TOUPPER "HPCME_${name}" variable)
     file(READ "${CMAKE_CURRENT_LIST_DIR}/${name}.sh.in" text)
     string(CONFIGURE "${text}" ${variable} @ONLY)
   endforeach()
-  foreach(name hpcme hpcme-array hpcme-after)
+  foreach(name hpcme hpcme-array hpcme-scan hpcme-after)
     configure_file("${CMAKE_CURRENT_LIST_DIR}/${name}.sbatch.in" "${PROJECT_BINARY_DIR}/slurm/${name}.sbatch" @ONLY)
     install(PROGRAMS "${PROJECT_BINARY_DIR}/slurm/${name}.sbatch" DESTINATION share/hpcme/slurm)
   endforeach()

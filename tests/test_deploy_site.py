@@ -110,7 +110,7 @@ def test_the_script_asks_for_what_the_site_said(site):
         "-DHPCME_NODES=3", "-DHPCME_SIGNAL_SECONDS=300",
         "-DHPCME_MODULES=cuda/12;gcc/13", "-DHPCME_SBATCH_EXTRA=--constraint=a100;--exclusive",
     )  # fmt: skip
-    for name in ("hpcme", "hpcme-array"):
+    for name in ("hpcme", "hpcme-array", "hpcme-scan"):
         asked = directives(site, name)
         for line in (
             "--partition=fast", "--account=abc123", "--qos=high", "--mem=32G", "--time=1-12:00:00", "--nodes=3",
@@ -118,7 +118,7 @@ def test_the_script_asks_for_what_the_site_said(site):
             "--requeue", "--signal=B:USR2@300",
         ):  # fmt: skip
             assert line in asked
-    for name in ("hpcme", "hpcme-array", "hpcme-after"):
+    for name in ("hpcme", "hpcme-array", "hpcme-scan", "hpcme-after"):
         text = (site / f"build/slurm/{name}.sbatch").read_text()
         assert "module load cuda/12\nmodule load gcc/13\n" in text
         assert re.search(r"@[A-Z_]+@", text) is None
@@ -191,7 +191,7 @@ def test_installing_puts_jobs_models_and_scripts_into_one_place(site):
     install = [CMAKE, "--install", str(site / "build"), "--prefix", str(site / "place")]
     subprocess.run(install, check=True, capture_output=True)
     share = site / "place/share/hpcme"
-    for name in ("hpcme", "hpcme-array", "hpcme-after"):
+    for name in ("hpcme", "hpcme-array", "hpcme-scan", "hpcme-after"):
         assert os.access(share / f"slurm/{name}.sbatch", os.X_OK)
     for job in (ROOT / "jobs").rglob("*.toml"):
         assert (share / job.relative_to(ROOT)).read_bytes() == job.read_bytes()
@@ -337,6 +337,28 @@ def test_a_task_of_an_array_takes_its_line_of_the_list(site):
     assert code == 65 and "usage: sbatch --array=1-N" in output
 
 
+def test_a_group_of_tasks_runs_without_a_launcher_and_goes_on_while_any_of_them_advances(site):
+    configure(site)
+    program(
+        site / "bin/hpcme",
+        'answer=\'{\\n "tasks": [\\n {"step": 5},\\n {"step": null},\\n {"step": %s}\\n ]}\\n\'\n'
+        'if [ "$2" = status ]; then echo "hpcme $*" >>log; printf "$answer" "$(cat step)"; exit; fi\n'
+        'echo "hpcme $* deadline=${HPCME_DEADLINE:-none}" >>log\n. ./behaviour\n',
+    )
+    (site / "list").write_text("1-3\n4,6\n")
+    words, task = ("hpcme-scan.sbatch", "list", "runs/s"), {"SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "2"}
+    (site / "step").write_text("2")
+    code, output, log = part(site, "echo 3 >step; exit 75", *words, **task)
+    assert code == 0 and "advanced from step 7 to 8" in output, output
+    assert "hpcme scan run runs/s --only 4,6 --processes 3 deadline=1893553445\n" in log and "launched" not in log
+    assert "hpcme scan status runs/s --only 4,6 --json\n" in log and log.splitlines()[-1] == "scontrol requeue 77_2"
+    code, output, _ = part(site, "exit 75", *words, **task)
+    assert code == 75 and "without having advanced" in output
+    assert part(site, "exit 65", *words, **task)[0] == 65
+    code, output, _ = part(site, "exit 0", *words, **{**task, "SLURM_ARRAY_TASK_ID": "3"})
+    assert code == 65 and "line 3 of list names no tasks" in output
+
+
 def test_post_processing_runs_every_command_for_every_folder(site):
     configure(site)
     (site / "behaviour").write_text("")
@@ -357,7 +379,7 @@ def test_post_processing_runs_every_command_for_every_folder(site):
     assert (site / "b c-stats.json").read_text() == "results of b c/\n"
 
 
-@pytest.mark.parametrize("name", ["hpcme", "hpcme-array", "hpcme-after"])
+@pytest.mark.parametrize("name", ["hpcme", "hpcme-array", "hpcme-scan", "hpcme-after"])
 def test_a_call_without_arguments_explains_itself(site, name):
     configure(site)
     script = site / f"build/slurm/{name}.sbatch"

@@ -1,4 +1,4 @@
-"""The README holds what it says: files that exist, a model that loads, Python names that are there, nothing left open."""
+"""The README holds what it says: files that exist, models that load, Python names that are there, nothing left open."""
 
 import re
 import tomllib
@@ -7,6 +7,7 @@ from pathlib import Path
 import hpcme
 from hpcme.model.keys import KEYS
 from hpcme.model.reader import load_model_text
+from hpcme.scan.tasks import make_scan
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,6 +34,19 @@ def test_its_model_loads_and_its_job_has_known_keys():
     job = tomllib.loads(block("toml", "# job.toml"))
     keys = {f"{table}.{key}" for table, content in job.items() if isinstance(content, dict) for key in content}
     assert {key for key in keys if not key.startswith("parameters.")} <= set(KEYS)
+
+
+def test_its_scan_makes_tasks_that_can_be_run(tmp_path):
+    for name in ("pump.toml", "scan.toml"):
+        (tmp_path / name).write_text(block("toml", f"# {name}"), encoding="utf-8")
+    scan = make_scan(tmp_path / "scan.toml", {}, None)
+    assert [task.error for task in scan.tasks] == [""] * 18 and str(scan.folder) == "runs/scan"
+    chosen = {"k": 0.5, "v": 4.0, "run_seed": 0, "time": 5.0}
+    words = ", ".join(f"{name}={value}" for name, value in chosen.items())
+    assert f"data.sel({words})" in block("python", "import xarray")
+    values = {label: [row[i] for row in axis.values] for axis in scan.axes for i, label in enumerate(axis.labels)}
+    values["time"] = scan.shared["report_times"]
+    assert all(chosen[name] in values[name] for name in chosen)
 
 
 def test_its_python_names_exist():

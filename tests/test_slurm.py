@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 from cli_helpers import ROOT, process, run_words
 from run_helpers import MPIEXEC, below, datasets, last_step, resumptions, same
@@ -64,6 +67,13 @@ class Cluster:
         result = process(
             self.folder, "submit", *words, "--json", "--site", f"{launcher}/slurm", SLURM_CONF=self.conf
         )
+        assert result.code == 0, result.err
+        return json.loads(result.out)
+
+    def scan(self, *words: object) -> dict:
+        """`hpcme scan ... --json`: its answer."""
+        more = ("--site", "mpiexec/slurm") if words[0] == "submit" else ()
+        result = process(self.folder, "scan", *words, *more, "--json", SLURM_CONF=self.conf)
         assert result.code == 0, result.err
         return json.loads(result.out)
 
@@ -194,6 +204,69 @@ def test_an_array_survives_signals_and_kills(cluster, jobs):
     for i in range(1, 7):
         assert (cluster.folder / f"all/a{i}/results.h5").exists()
         assert (cluster.folder / f"all/a{i}-stats.txt").read_text()
+
+
+SCAN = JOB.replace("dt = %.8f\n", "") + """[[scan.linked]]
+b = [%s]
+solver.dt = [%s]
+"""
+
+
+def test_a_scan_loses_two_tasks_and_has_a_bad_value(cluster, jobs):
+    """24 tasks: two are killed at work and one has a rate that is negative. Status names the three, the same line once
+    more repairs two, and the merged file holds 23 and says which one is missing and why."""
+    slow, killed, bad = 2.0 / 400, (4, 17), 11
+    values = [-0.5 if i == bad else 0.05 * i for i in range(1, 25)]
+    steps = [slow if i in killed else 0.5 for i in range(1, 25)]
+    text = SCAN % (", ".join(map(str, values)), ", ".join(map(str, steps)))
+    (cluster.folder / "many.toml").write_text(text)
+    line = ("submit", "many.toml", "--tasks", 1, "--time", 5)
+    data = cluster.scan(*line)
+    assert len(data["submitted"]) == 23 and [item["task"] for item in data["left_out"]] == [bad]
+    for i in killed:
+        cluster.until_step(cluster.folder / f"runs/many/task-{i:04d}", 5)
+        kill_step(cluster.job(f"{data['job_id']}_{i}")["JobId"])
+    states = cluster.states(*(f"{data['job_id']}_{i}" for i in data["submitted"]))
+    assert [i for i, state in zip(data["submitted"], states, strict=True) if state != "COMPLETED"] == list(killed)
+
+    found = cluster.scan("status", "many.toml")
+    assert found["counts"] == {"done": 21, "interrupted": 2, "invalid": 1}
+    left = {item["task"]: item["reason"] for item in found["tasks"] if item["state"] != "done"}
+    assert left.keys() == {*killed, bad} and "not negative" in left[bad] and all(left.values())
+    shown = process(cluster.folder, "scan", "status", "many.toml").out
+    assert "21 done, 2 interrupted, 1 invalid" in shown and len(re.findall(r"^ +\d+  in", shown, re.M)) == 3
+
+    data = cluster.scan(*line)
+    assert data["submitted"] == list(killed)
+    assert cluster.states(*(f"{data['job_id']}_{i}" for i in killed)) == ["COMPLETED"] * 2, cluster.logs()
+    assert all(resumptions(cluster.folder / f"runs/many/task-{i:04d}") == 1 for i in killed)
+    merged = cluster.scan("merge", "many.toml")
+    assert merged["merged"] == 23
+    assert [(item["task"], item["state"]) for item in merged["missing"]] == [(bad, "invalid")]
+    with h5py.File(cluster.folder / "runs/many/merged.h5") as file:
+        assert file["b"][()].tolist() == values and file["solver_dt"][()].tolist() == steps
+        mask = file["mask"][()]
+        assert mask.sum() == 23 and mask[bad - 1] == 0
+        assert b"not negative" in file["reason"][bad - 1] and file["state"][bad - 1] == b"invalid"
+        assert np.isnan(file["mean"][bad - 1]).all() and np.isfinite(file["mean"][mask == 1]).all()
+    assert cluster.scan(*line)["job_id"] is None  # nothing is left that could be done
+
+
+def test_small_tasks_share_a_job(cluster, jobs):
+    """Three tasks in each array index, two at a time; a task that still waits with Slurm is not submitted again."""
+    text = SCAN.split("[[scan")[0] + "[scan]\nb = [0.1, 0.2, 0.3, 0.4, 0.5]\n"
+    (cluster.folder / "small.toml").write_text(text)
+    line = ("submit", "small.toml", "--group", 3, "--tasks", 2, "--time", 5)
+    data = cluster.scan(*line, "--sbatch=--hold")
+    assert data["submitted"] == [1, 2, 3, 4, 5]
+    assert cluster.scan("status", "small.toml")["counts"] == {"queued": 5}
+    again = cluster.scan(*line)
+    assert again["submitted"] == [] and again["job_id"] is None
+    cluster.call("scontrol", "release", data["job_id"])
+    assert cluster.states(*(f"{data['job_id']}_{i}" for i in (1, 2))) == ["COMPLETED"] * 2, cluster.logs()
+    assert cluster.scan("status", "small.toml")["counts"] == {"done": 5}
+    logs = [path.read_text() for path in sorted((cluster.folder / "runs/small/logs").glob("group-*.log"))]
+    assert len(logs) == 2 and all("hpcme ended with exit code 0" in log for log in logs), logs
 
 
 def kill_step(job: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import hpcme
-from hpcme.cli import check, comparison, doctor, plot, query, references, run, status, submit
+from hpcme.cli import check, comparison, doctor, plot, query, references, run, scan, scansubmit, status, submit
 from hpcme.cli.output import write
 from hpcme.cli.parsing import Command, parse
 from hpcme.errors import InputError, explain
@@ -14,7 +14,7 @@ from hpcme.parallel.launch import launched_size
 
 COMMANDS: dict[str, Command] = {
     command.name: command
-    for module in (run, check, references, query, comparison, plot, status, submit, doctor)
+    for module in (run, check, references, query, comparison, plot, status, submit, scan, scansubmit, doctor)
     for command in module.COMMANDS
 }
 

@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser(commands: dict[str, Command], version: str) -> tuple[Parser, dict[str, Parser]]:
     """The parser of `hpcme` and those of its commands."""
-    lines = "\n".join(f"  {command.name:<10} {command.summary}" for command in commands.values())
+    lines = "\n".join(f"  {command.name:<11} {command.summary}" for command in commands.values())
     top = Parser(
         prog="hpcme",
         usage="hpcme COMMAND ...",
@@ -78,8 +78,10 @@ def parse(argv: list[str], commands: dict[str, Command], version: str) -> argpar
     if not argv:
         raise InputError(f"no command was given. Commands: {', '.join(commands)}. Try: hpcme --help")
     if argv[0] == "help":
-        argv = [*argv[1:2], "--help"]
+        argv = [*argv[1:], "--help"]
     word, rest = argv[0], argv[1:]
+    if any(name.startswith(f"{word} ") for name in commands):
+        word, rest = _two_words(argv, commands)
     if word.startswith("-"):
         _, extra = top.parse_known_args(argv)
         raise InputError(
@@ -102,6 +104,26 @@ def parse(argv: list[str], commands: dict[str, Command], version: str) -> argpar
         raise InputError(f'{parser.prog}: unexpected argument "{extra[0]}". Try: {parser.prog} --help')
     args.command = commands[word]
     return args
+
+
+def _two_words(argv: list[str], commands: dict[str, Command]) -> tuple[str, list[str]]:
+    """The command of two words (scan run) and the words behind it. Raises InputError; SystemExit after --help."""
+    first = argv[0]
+    seconds = [name.removeprefix(f"{first} ") for name in commands if name.startswith(f"{first} ")]
+    second = argv[1] if len(argv) > 1 else ""
+    if second in seconds:
+        return f"{first} {second}", argv[2:]
+    if second in ("--help", "-h"):
+        lines = "\n".join(f"  {first} {word:<7} {commands[f'{first} {word}'].summary}" for word in seconds)
+        top = Parser(
+            prog=f"hpcme {first}",
+            usage=f"hpcme {first} COMMAND ...",
+            epilog=f"commands:\n{lines}\n\nhpcme {first} COMMAND --help tells more.",
+        )
+        top.parse_args(["--help"])
+    seen = f'unknown command "{first} {second}".{did_you_mean(second, seconds)}' if second else "which one?"
+    words = ", ".join(f"{first} {word}" for word in seconds)
+    raise InputError(f"hpcme {first}: {seen} Commands: {words}. Try: hpcme {first} --help")
 
 
 def _refuse_unknown_options(parser: Parser, words: list[str]) -> None:
@@ -207,7 +229,14 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 
 def read_job(args: argparse.Namespace, *, need_end: bool = True) -> Job:
     """The job of a command with `add_job`. Raises InputError."""
-    from hpcme.model.job import load_job, parse_override
+    from hpcme.model.job import load_job
+
+    return load_job(args.job, overrides=job_overrides(args), need_end=need_end)
+
+
+def job_overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options of `add_job` change in the job, by dotted key. Raises InputError."""
+    from hpcme.model.job import parse_override
 
     overrides: dict[str, Any] = {}
     for text in args.changes:
@@ -222,7 +251,7 @@ def read_job(args: argparse.Namespace, *, need_end: bool = True) -> Job:
                     f"{option} {value:g} and --set {key}=... both set {key}. Fix: keep one of them."
                 )
             overrides[key] = value if key == "time.end" else {"every": value}
-    return load_job(args.job, overrides=overrides, need_end=need_end)
+    return overrides
 
 
 def is_model_file(path: str | os.PathLike) -> bool:

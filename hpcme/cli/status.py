@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,13 +51,14 @@ def _runs_in(place: Path) -> list[Path]:
 
 def _row(folder: Path) -> dict[str, Any]:
     from hpcme.store.files import MANIFEST, Manifest, MissingFile
+    from hpcme.store.standing import state_of
 
     try:
         manifest = Manifest.load(folder)
     except InputError as error:
         empty = dict.fromkeys(("kind", "t", "end", "step", "bound", "bound_t", "last_commit"))
         return {"folder": str(folder), "state": "damaged", **empty, "remark": str(error)}
-    state, remark = _state(folder, manifest)
+    state, remark = state_of(folder, manifest)
     remarks = [remark] if remark else []
     t = bound = bound_t = None
     try:
@@ -129,26 +129,6 @@ def _bound(folder: Path, manifest: Manifest) -> tuple[float | None, float | None
     found += [(last.time, last.extra["bound"])] if last is not None and "bound" in last.extra else []
     t, bound = max((pair for pair in found if math.isfinite(pair[1])), default=(None, None))
     return bound, t
-
-
-def _state(folder: Path, manifest: Manifest) -> tuple[str, str]:
-    """ "running" stays in the manifest until the run ends in good order; the lock tells who works on it."""
-    from hpcme.store.lock import LOCK, describe_owner, owner_is_dead, owner_of_this_process
-
-    if manifest.status != "running":
-        return manifest.status, ""
-    again = "the same command continues it"
-    try:
-        owner = {key: str(value) for key, value in json.loads((folder / LOCK).read_bytes()).items()}
-        dead = owner_is_dead(owner, owner_of_this_process())
-        who = describe_owner(owner)
-    except FileNotFoundError:
-        return "interrupted", again
-    except (OSError, ValueError, KeyError, AttributeError):
-        return "running", "its lock cannot be read"
-    if dead:
-        return "interrupted", f"{who} is gone; {again}"
-    return "running", who if dead is False else f"{who}, as far as can be seen from here"
 
 
 def verify_options(parser: argparse.ArgumentParser) -> None:

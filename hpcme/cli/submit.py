@@ -32,15 +32,8 @@ class Part(NamedTuple):
     finished: bool
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("jobs", metavar="JOB|MODEL", nargs="*", help="job file; several are submitted as one array")
-    parser.add_argument("--array", metavar="FILE", help="file that names job files, one a line: an array of them")
-    parser.add_argument("--out", metavar="DIR", help="run folder; of an array, the folder that holds all run folders")
-    parser.add_argument("--end", type=positive, metavar="T", help="end time; replaces time.end")
-    parser.add_argument("--every", type=positive, metavar="DT", help="time between reports; replaces time.report")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="changes", help="as for hpcme run"
-    )
+def add_site_options(parser: argparse.ArgumentParser) -> None:
+    """What is asked of Slurm, where the batch scripts are, and --dry-run."""
     site = parser.add_argument_group("what to ask of Slurm, where it differs from the site's settings")
     site.add_argument("--nodes", type=whole(1), metavar="N", help="nodes of a job")
     site.add_argument("--tasks", type=whole(1), metavar="N", help="MPI ranks on each node; with GPUs, one a GPU")
@@ -50,6 +43,20 @@ def options(parser: argparse.ArgumentParser) -> None:
     site.add_argument(
         "--sbatch", action="append", default=[], metavar="OPTION", help="further option of sbatch: --sbatch=--qos=high"
     )
+    parser.add_argument("--site", metavar="DIR", help="folder of the batch scripts (default: found, see HPCME_SITE)")
+    parser.add_argument("--dry-run", action="store_true", help="submit nothing: print the commands and scripts")
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("jobs", metavar="JOB|MODEL", nargs="*", help="job file; several are submitted as one array")
+    parser.add_argument("--array", metavar="FILE", help="file that names job files, one a line: an array of them")
+    parser.add_argument("--out", metavar="DIR", help="run folder; of an array, the folder that holds all run folders")
+    parser.add_argument("--end", type=positive, metavar="T", help="end time; replaces time.end")
+    parser.add_argument("--every", type=positive, metavar="DT", help="time between reports; replaces time.report")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="changes", help="as for hpcme run"
+    )
+    add_site_options(parser)
     parser.add_argument(
         "--then",
         action="append",
@@ -57,14 +64,12 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="COMMAND",
         help="command of hpcme for each run folder, in a job of its own after a good end; may be repeated",
     )
-    parser.add_argument("--site", metavar="DIR", help="folder of the batch scripts (default: found, see HPCME_SITE)")
-    parser.add_argument("--dry-run", action="store_true", help="submit nothing: print the commands and scripts")
     add_formats(parser, csv_too=False)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Check everything first: after an error nothing has been submitted."""
-    _check_resources(args)
+    check_resources(args)
     for command in args.then:
         _check_after(command)
     parts = _parts(args)
@@ -88,15 +93,15 @@ def execute(args: argparse.Namespace) -> int:
             plan["list_text"] = _list_text(parts)
         if not args.dry_run:
             if as_array:
-                _write_list(Path(plan["list"]), plan["list_text"])
-            plan["job_id"] = _sbatch(command)
+                write_list(Path(plan["list"]), plan["list_text"])
+            plan["job_id"] = sbatch(command)
     if args.then:
         waits_for = (plan["job_id"] or "JOB_ID") if plan["commands"] else None
         command = _after_command(args, site, parts, waits_for)
         plan["commands"].append(shlex.join(command))
         if not args.dry_run:
             try:
-                plan["after_id"] = _sbatch(command)
+                plan["after_id"] = sbatch(command)
             except HpcmeError as error:
                 submitted = f"job {plan['job_id']} is submitted, but not its --then: " if plan["job_id"] else ""
                 raise type(error)(f"{submitted}{error}") from None
@@ -104,7 +109,8 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_resources(args: argparse.Namespace) -> None:
+def check_resources(args: argparse.Namespace) -> None:
+    """Refuse what Slurm would not take, or not as it was meant. Raises InputError."""
     if args.time is not None and not _TIME.fullmatch(args.time):
         raise InputError(f'--time "{args.time}" is no time of Slurm. Allowed: minutes, MM:SS, HH:MM:SS, D-HH:MM:SS.')
     if args.gpus and args.tasks and args.tasks > args.gpus:
@@ -217,14 +223,7 @@ def _run_command(args: argparse.Namespace, site: Path, parts: list[Part], as_arr
         if len(left.split(",")) == len(parts):
             left = f"1-{len(parts)}"
         words += [f"--array={left}" + (f"%{args.at_once}" if args.at_once else "")]
-    for option, value in (
-        ("nodes", args.nodes),
-        ("ntasks-per-node", args.tasks),
-        ("gpus-per-node", args.gpus),
-        ("time", args.time),
-    ):
-        words += [f"--{option}={value}"] if value is not None else []
-    words += args.sbatch
+    words += resource_words(args)
     if not as_array:
         words += [str(site / "hpcme.sbatch"), str(parts[0].job), str(parts[0].folder)]
     else:
@@ -232,6 +231,14 @@ def _run_command(args: argparse.Namespace, site: Path, parts: list[Part], as_arr
         name = f"hpcme-array-{hashlib.sha256(text.encode()).hexdigest()[:8]}.txt"
         words += [str(site / "hpcme-array.sbatch"), str((Path(args.out) if args.out else Path()) / name)]
     return words + _overrides(args)
+
+
+def resource_words(args: argparse.Namespace) -> list[str]:
+    """The options of sbatch that `add_site_options` asked for."""
+    asked = {
+        "nodes": args.nodes, "ntasks-per-node": args.tasks, "gpus-per-node": args.gpus, "time": args.time,
+    }  # fmt: skip
+    return [*(f"--{option}={value}" for option, value in asked.items() if value is not None), *args.sbatch]
 
 
 def _after_command(args: argparse.Namespace, site: Path, parts: list[Part], waits_for: str | None) -> list[str]:
@@ -247,7 +254,7 @@ def _list_text(parts: list[Part]) -> str:
     return "".join(f"{part.job}\t{part.folder}\n" for part in parts)
 
 
-def _write_list(path: Path, text: str) -> None:
+def write_list(path: Path, text: str) -> None:
     """Its name holds a hash of its content, so that an array that still waits never finds another list."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -256,7 +263,7 @@ def _write_list(path: Path, text: str) -> None:
         raise OutputError(f"the list of jobs {path} cannot be written: {problem}. Fix: choose another --out.") from None
 
 
-def _sbatch(command: list[str]) -> str:
+def sbatch(command: list[str]) -> str:
     """Submit; returns the job's id. Raises InputError with Slurm's words."""
     if shutil.which("sbatch") is None:
         raise InputError(

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from hpcme.dynamics.likelihood import fit_conditionals
+from hpcme.dynamics.motion import Motion
 from hpcme.dynamics.scheme import Advance, flat_parameters, network_state, restore_network
 from hpcme.dynamics.tangent import HeadParameters, StateTree
 from hpcme.errors import Fault, HpcmeError, NumericalError
@@ -49,12 +50,14 @@ _MAX_HALVINGS = 60
 class Exponential:
     """Owns the network; `advance` takes one step. Same face as the other schemes."""
 
-    def __init__(self, network: VAN, world: World, job, states: torch.Tensor) -> None:
-        """states int32 [M, S]: all reachable ones, the same on every rank."""
+    def __init__(self, network: VAN, world: World, job, states: torch.Tensor, motion: Motion | None = None) -> None:
+        """states int32 [M, S]: all reachable ones, the same on every rank. motion: how a similar run moved; fits begin
+        there, and end where they would have without it."""
         self.network, self.net, self.world = network, job.net, world
         self.longest = math.inf if job["solver.dt"] == "auto" else job["solver.dt"]
         self.parameters = HeadParameters(network)
         self.h = 0.0  # last step, 0: none yet
+        self.motion = motion
         self.M = states.shape[0]
         self.mine = world.part(self.M)
         self.tree = StateTree(self.parameters, states[self.mine])
@@ -109,9 +112,10 @@ class Exponential:
                 f"step {step} at t = {t:g}: the law moves too far from the network within any step, down to {dt:.3g}. "
                 f"{_ADVICE}"
             )
+        moves = None if self.motion is None else self.motion.between(t, t + dt)
         fits = fit_conditionals(
             self.parameters, self.tree, target[self.mine], pull=_PULL, accuracy=_ACCURACY, iterations=_ITERATIONS,
-            damping=0.0, world=self.world,
+            damping=0.0, world=self.world, guess=None if moves is None else begin + moves.to(begin.device),
         )  # fmt: skip
         new = self._all(self.tree.log_prob())
         defect = 0.5 * float((new.exp() - target).abs().sum())

@@ -23,22 +23,24 @@ _LEAST, _MOST = 1e-7, 1e8  # Levenberg-Marquardt damping: below the first there 
 
 def fit_conditionals(
     parameters: HeadParameters, tree: StateTree, p: torch.Tensor, *, pull: float, accuracy: float,
-    iterations: int = 60, damping: float = 1e-3, world: World | None = None,
+    iterations: int = 60, damping: float = 1e-3, world: World | None = None, guess: torch.Tensor | None = None,
 ) -> int:  # fmt: skip
     """Fit all heads, in place, to probabilities p float64 [N] at the states of a tree; returns the Newton steps taken.
 
     world: where each rank holds some of the states (collective); None where the tree holds them all. pull: weight of
     |theta - theta_before|^2 / 2. damping: of the first steps (Levenberg and Marquardt); 0 where the fit starts close to
-    its end. accuracy: a fit ends when Newton's step would lower the divergence by less than this.
+    its end. guess: float64 [P], where the search begins (default: at the present parameters); the problem stays the
+    same, pull included, and so does its only solution. accuracy: a fit ends when Newton's step would lower the divergence by
+    less than this.
     Raises nothing: a fit that does not get there in `iterations` steps stays where it came.
     """
     return sum(
-        _fit_conditional(parameters, tree, p, i, pull, accuracy, iterations, damping, world)
+        _fit_conditional(parameters, tree, p, i, pull, accuracy, iterations, damping, world, guess)
         for i in range(parameters.network.S)
     )
 
 
-def _fit_conditional(parameters, tree, p, i, pull, accuracy, iterations, damping, world) -> int:
+def _fit_conditional(parameters, tree, p, i, pull, accuracy, iterations, damping, world, guess) -> int:
     prefix = torch.zeros(tree.hidden[i].shape[0], dtype=torch.float64, device=p.device).index_add_(0, tree.rows[i], p)
     begin = parameters.get()
     own = parameters.slice(i)
@@ -55,6 +57,8 @@ def _fit_conditional(parameters, tree, p, i, pull, accuracy, iterations, damping
         return loss + 0.5 * pull * float(away @ away), gradient - pull * away, hessian + pull * identity
 
     theta = begin.clone()
+    if guess is not None:
+        theta[own] = guess[own]
     loss, gradient, hessian = evaluate(theta)
     taken = 0
     for _ in range(iterations):

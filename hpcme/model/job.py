@@ -70,24 +70,28 @@ def load_job(
     overrides: Mapping[str, Any] | None = None,
     need_end: bool = True,
     base: Path | None = None,
+    where: str = "job",
 ) -> Job:
     """Read a job file, a model file, or a dict of the same shape.
 
     source: path of a TOML job or model, or a nested dict whose "model" is a path, TOML text or a ReactionNetwork.
     overrides: dotted keys ("time.end", "parameters.b", "model") with values, applied last.
-    base: folder to which relative model paths refer (default: the job file's).
+    base: folder to which relative model paths refer (default: the job file's). where: what messages call a dict.
     Raises InputError for anything that cannot be used.
     """
     if isinstance(source, Mapping):
-        raw, name, path, where = dict(source), str(source.get("name", "job")), None, "job"
+        raw, name, path = dict(source), str(source.get("name", "job")), None
         raw.pop("name", None)
         base = base or Path.cwd()
     else:
         path = Path(source)
-        raw, name, where, base = _read_file(path), path.stem, str(path), path.parent
-    flat = _flatten(raw, where)
-    for key, value in (overrides or {}).items():
-        flat[key] = value
+        raw, name, where, base = read_job_file(path), path.stem, str(path), path.parent
+    if "scan" in raw:
+        raise InputError(
+            f"{where}: the table [scan] makes many tasks of this job, and this command takes one job. Fix: use "
+            f"hpcme scan run {path or 'JOB.toml'} (hpcme scan list shows the tasks), or take [scan] out."
+        )
+    flat = flatten_job(raw, where) | dict(overrides or {})
     net = _network(flat, base, where)
     return Job(net, _resolve(flat, net, where, need_end), name, path)
 
@@ -103,7 +107,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def read_job_file(path: Path) -> dict[str, Any]:
     """A job as a nested dict; a model file becomes a job that only names it."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -140,7 +144,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _flatten(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+def flatten_job(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Nested tables to dotted keys; unknown tables and keys are refused."""
     tables = {key.split(".")[0] for key in KEYS} | {"parameters"}
     flat: dict[str, Any] = {}
@@ -148,7 +152,7 @@ def _flatten(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         if table == "model":
             flat["model"] = content
         elif table not in tables:
-            allowed = ["model", *sorted(tables)]
+            allowed = ["model", *sorted(tables), "scan"]
             raise InputError(
                 f'{where}: unknown {"table" if isinstance(content, Mapping) else "key"} "{table}".'
                 f"{did_you_mean(table, allowed)} Allowed: {', '.join(allowed)}."
@@ -280,6 +284,11 @@ def _check_together(values: Mapping[str, Any], where: str) -> None:
         raise InputError(
             f'{where}: solver.optimiser = "natural" goes with solver.loss = "kl" only, not with '
             f'"{values["solver.loss"]}": leave one of the two out.'
+        )
+    if values["run.warm"] is not None and values["solver.integrator"] != "exponential":
+        raise InputError(
+            f'{where}: run.warm = "{values["run.warm"]}" goes with solver.integrator = "exponential" only, where fits '
+            "have one solution wherever they begin: leave it out."
         )
     tail = values["sampling.tail"]
     if tail > 0.0 and values["solver.scheme"] == "projection" and values["solver.loss"] != "kl":

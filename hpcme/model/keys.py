@@ -151,6 +151,12 @@ KEYS: dict[str, Key] = {
     "run.dtype": Key("word", "float64", "network arithmetic (sums are float64)", words=("float32", "float64")),
     "run.device": Key("word", "auto", "where the network lives", words=("auto", "cpu", "cuda")),
     "run.deterministic": Key("bool", True, "use deterministic algorithms only, so that a repeat is bitwise equal"),
+    "run.warm": Key(
+        "text",
+        None,
+        "exponential: a finished run, or a scan's folder (its nearest finished task), from whose networks fits begin",
+        resume=True,
+    ),
     "run.timeout": Key(
         "float", 300.0, "seconds after which a rank that does not answer ends the run", low=1.0, resume=True
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 # (variable with the number of ranks, variable with this rank, launcher), in the order in which they are believed.
 _LAUNCHERS = (
@@ -43,6 +44,14 @@ def launched_rank() -> int:
         if value.isdigit():
             return int(value)
     return 0
+
+
+def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a process that is a rank of nobody, started from one that may be: without what a launcher
+    tells its ranks. What Slurm says of the job stays."""
+    names = {*_RANKS, "SLURM_STEP_NUM_TASKS", *(name for launcher in _LAUNCHERS for name in launcher[:2])}
+    kept = {name: value for name, value in environment.items() if name not in names}
+    return {name: value for name, value in kept.items() if not name.startswith(("PMI_", "PMIX_", "OMPI_", "HYDRA"))}
 
 
 def set_threads(local_ranks: int, useful: int | None = None) -> int:

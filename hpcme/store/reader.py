@@ -317,6 +317,16 @@ class Run:
 
         return load_law(json.loads(report.network["spec"]), report.network["parameters"], self.model())
 
+    def stored_networks(self) -> list[tuple[float, str, dict[str, np.ndarray]]]:
+        """Time, description (JSON) and parameters by name of every network that is stored, in order of time; the exact
+        law at the start is none."""
+        found = []
+        for k, t in enumerate(self.times):
+            stored = self._read(lambda source, k=k: source.report(k, {"network"})).network
+            if stored is not None and json.loads(stored["spec"])["kind"] not in ("initial", "table"):
+                found.append((float(t), stored["spec"], stored["parameters"]))
+        return found
+
     def fsp_states(self) -> np.ndarray:
         """States int32 [M,S] of an exact run."""
         return self._cached("states", lambda source: source.fsp_states())

@@ -195,6 +195,14 @@ class ResultsSource(Source):
             extra={name: value for name, value in extra.items() if value == value},
         )
 
+    def marginals(self, species: str) -> tuple[np.ndarray, np.ndarray]:
+        """Marginal of a species over all reports and its standard errors, float64 [T, count] each."""
+        return self._get(f"marginals/{species}"), self._get(f"marginals/{species}.se")
+
+    def extras(self) -> dict[str, np.ndarray]:
+        """Scalars of the reports by name, float64 [T], NaN where a report has none."""
+        return {name: self._get(f"extra/{name}") for name in self._names("extra")}
+
     def _samples(self, k: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         number = int(self._get("samples_count", k)) if self._has("samples_count") else 0
         if number == 0:
