@@ -34,13 +34,14 @@ _MAX_STAGES = 200
 
 @dataclass
 class Outcome:
-    """What one step did: local error, evaluations of the right-hand side, solves, and the relative residual of the
-    velocity in the tangent space at the start (0: the network can follow exactly)."""
+    """What one step did: local error, evaluations of the right-hand side, solves, the relative residual of the velocity
+    in the tangent space at the start (0: the network can follow exactly), and how much longer the next step may be."""
 
     error: float
     evaluations: int
     matrices: int
     fit: float
+    grow: float = math.inf
 
 
 @dataclass(frozen=True)

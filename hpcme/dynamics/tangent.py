@@ -52,6 +52,51 @@ class HeadParameters:
             head.weight.copy_(block[1:])
 
 
+class Scores:
+    """Scores of one conditional at M states, as the factors of their outer products.
+
+    hidden float64 [M, G]: [1, h]. features float64 [M, K]: phi - E[phi]. There are P = G K parameters.
+    """
+
+    def __init__(self, hidden: torch.Tensor, features: torch.Tensor) -> None:
+        # States last, so that sums over features run along contiguous memory.
+        self.hidden, self.features = hidden.T.contiguous(), features.T.contiguous()
+
+    def dense(self) -> torch.Tensor:
+        """O, float64 [M, P]."""
+        return (self.hidden[:, None, :] * self.features[None, :, :]).flatten(0, 1).T.contiguous()
+
+    def apply(self, v: torch.Tensor) -> torch.Tensor:
+        """v O^T, float64 [n, M], of v float64 [n, P]."""
+        (G, M), K, n = self.hidden.shape, len(self.features), len(v)
+        natural = v.view(n, G, K).transpose(1, 2).reshape(n * K, G) @ self.hidden
+        return (natural.view(n, K, M) * self.features).sum(dim=1)
+
+    def adjoint(self, w: torch.Tensor) -> torch.Tensor:
+        """w O, float64 [n, P], of w float64 [n, M]."""
+        (G, M), K, n = self.hidden.shape, len(self.features), len(w)
+        weighted = (w[:, None, :] * self.features).view(n * K, M) @ self.hidden.T
+        return weighted.view(n, K, G).transpose(1, 2).reshape(n, G * K)
+
+    def gram(self, w: torch.Tensor) -> torch.Tensor:
+        """O^T diag(w) O, float64 [P, P], of w float64 [M]: each product of two hidden units or two features once."""
+        G, K = len(self.hidden), len(self.features)
+        a, b = torch.triu_indices(G, G, device=w.device)
+        k, l = torch.triu_indices(K, K, device=w.device)
+        moments = (self.hidden[a] * self.hidden[b]) @ (self.features[k] * self.features[l] * w).T
+        return _unpacked(moments, (a, b), (k, l), G, K)
+
+
+def _unpacked(moments: torch.Tensor, hidden: tuple, features: tuple, G: int, K: int) -> torch.Tensor:
+    """The symmetric matrix float64 [G K, G K] whose entries for pairs of hidden units and of features are `moments`."""
+    out = torch.zeros(G, K, G, K, dtype=moments.dtype, device=moments.device)
+    (a, b), (k, l) = hidden, features
+    for first, second in ((a, b), (b, a)):
+        out[first[:, None], k, second[:, None], l] = moments
+        out[first[:, None], l, second[:, None], k] = moments
+    return out.view(G * K, G * K)
+
+
 class StateTree:
     """States n int32 [N, S] of the support (model order), prepared for repeated evaluation.
 
@@ -65,6 +110,7 @@ class StateTree:
         self.x = n[:, network.order].long()
         self.outside = torch.zeros(self.N, dtype=torch.bool, device=n.device)
         self.rows: list[torch.Tensor] = []  # per position: prefix (or what is seen of it) of every state, int64 [N]
+        self.at: list[torch.Tensor] = []  # per position: place of every state's count in a table [U, counts], int64 [N]
         self.hidden: list[torch.Tensor] = []  # [1, h] at every distinct prefix, float64 [U, 1 + width]
         self.masks: list[torch.Tensor | None] = []
         self.features = [f if f is None else f.double() for f in (head.features() for head in network.heads)]
@@ -72,6 +118,7 @@ class StateTree:
         self._overlaps = [_overlaps(phi, base) for phi, base in zip(self.features, self.bases, strict=True)]
         for i, (row, h, node) in enumerate(network.contexts(self.x)):
             self.rows.append(row)
+            self.at.append(row * len(self.bases[i]) + self.x[:, i])
             h = h.double()
             self.hidden.append(torch.cat([h.new_ones(h.shape[0], 1), h], dim=1))
             mask = network.support.mask(i, node)
@@ -93,10 +140,9 @@ class StateTree:
             logp = self._conditional(i, theta)
             p = logp.exp()
             self.mean_features.append(p if self.features[i] is None else p @ self.features[i].T)
-            at = self.rows[i] * logp.shape[1] + self.x[:, i]
-            logq += logp.reshape(-1)[at]
+            logq += logp.reshape(-1).index_select(0, self.at[i])
             if temper is not None:
-                flat += torch.log_softmax(temper * logp, dim=1).reshape(-1)[at]
+                flat += torch.log_softmax(temper * logp, dim=1).reshape(-1).index_select(0, self.at[i])
         if bool(self.outside.any()):
             logq[self.outside], flat[self.outside] = -torch.inf, -torch.inf
         return logq if temper is None else (logq, flat)
@@ -108,7 +154,7 @@ class StateTree:
             logp = self._conditional(i, theta)
             change = flattened(logp, temper, spread) - logp
             change = torch.where(torch.isneginf(logp), logp, change)
-            out.append(change.reshape(-1)[self.rows[i] * logp.shape[1] + self.x[:, i]])
+            out.append(change.reshape(-1).index_select(0, self.at[i]))
         return torch.stack(out)
 
     def apply(self, v: torch.Tensor) -> torch.Tensor:
@@ -119,17 +165,16 @@ class StateTree:
             centred = -(natural * self.mean_features[i]).sum(dim=1)
             change = natural if self.features[i] is None else natural @ self.features[i]
             change = change + centred[:, None]
-            out += change.reshape(-1)[self.rows[i] * change.shape[1] + self.x[:, i]]
+            out += change.reshape(-1).index_select(0, self.at[i])
         return out
 
     def adjoint(self, w: torch.Tensor) -> torch.Tensor:
         """O^T w, float64 [P], over the first len(w) states: w float64 [M] (after `log_prob`)."""
         out = []
         for i in range(self.network.S):
-            rows, U, K = self.rows[i][: w.shape[0]], self.hidden[i].shape[0], len(self.bases[i])
-            mass = torch.zeros(U * K, dtype=torch.float64, device=w.device)
-            mass.index_add_(0, rows * K + self.x[: w.shape[0], i], w)
-            mass = mass.view(U, K)
+            U, counts = self.hidden[i].shape[0], len(self.bases[i])
+            mass = torch.zeros(U * counts, dtype=torch.float64, device=w.device)
+            mass = mass.index_add_(0, self.at[i][: w.shape[0]], w).view(U, counts)
             first = mass if self.features[i] is None else mass @ self.features[i].T
             out.append((self.hidden[i].T @ (first - mass.sum(dim=1, keepdim=True) * self.mean_features[i])).reshape(-1))
         return torch.cat(out)
@@ -143,10 +188,10 @@ class StateTree:
         """
         logp = self._conditional(i, theta)
         q, phi = logp.exp(), self.features[i]
-        at = self.rows[i] * logp.shape[1] + self.x[:, i]
-        loss = -float(p @ logp.reshape(-1)[at])
+        loss = -float(p @ logp.reshape(-1).index_select(0, self.at[i]))
         mean = q if phi is None else q @ phi.T
-        mass = torch.zeros(logp.numel(), dtype=torch.float64, device=p.device).index_add_(0, at, p).view(logp.shape)
+        mass = torch.zeros(logp.numel(), dtype=torch.float64, device=p.device)
+        mass = mass.index_add_(0, self.at[i], p).view(logp.shape)
         first = mass if phi is None else mass @ phi.T
         h = self.hidden[i]
         gradient = (h.T @ (first - prefix[:, None] * mean)).reshape(-1)
@@ -168,21 +213,20 @@ class StateTree:
             root = (h[part] * prefix[part, None].clamp_min(0.0).sqrt())[:, :, None] * mean[part][:, None, :]
             root = root.reshape(len(part), -1)
             minus += root.T @ root
-        out = torch.zeros(G, K, G, K, dtype=torch.float64, device=h.device)
-        for first, second in ((a, b), (b, a)):
-            out[first[:, None], k, second[:, None], l] = moments
-            out[first[:, None], l, second[:, None], k] = moments
-        return out.view(G * K, G * K) - minus
+        return _unpacked(moments, (a, b), (k, l), G, K) - minus
 
     def scores(self, i: int, states: slice | torch.Tensor) -> torch.Tensor:
         """Scores of conditional i, float64 [M, P_i], at some of the states (after `log_prob`)."""
+        return self.score_factors(i, states).dense()
+
+    def score_factors(self, i: int, states: slice | torch.Tensor) -> Scores:
+        """The same, not multiplied out."""
         rows, x = self.rows[i][states], self.x[states, i]
         if self.features[i] is None:
             d = torch.nn.functional.one_hot(x, len(self.bases[i])).double()
         else:
             d = self.features[i].T[x]
-        d = d - self.mean_features[i][rows]
-        return (self.hidden[i][rows][:, :, None] * d[:, None, :]).reshape(len(x), -1)
+        return Scores(self.hidden[i][rows], d - self.mean_features[i][rows])
 
     def _conditional(self, i: int, theta: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of conditional i at every distinct prefix and parameters theta, float64 [U, counts]."""

@@ -138,7 +138,7 @@ class Tdvp:
                 )
         after = self.parameters.get()
         self.slope = (after - begin) / dt
-        grow = min(_GROW, _SAFETY * (self.settings.tolerance / max(outcome.error, 1e-12)) ** power)
+        grow = min(_GROW, outcome.grow, _SAFETY * (self.settings.tolerance / max(outcome.error, 1e-12)) ** power)
         self.h = max(dt * max(_SHRINK, grow), h if pieces == 1 and dt < h and not rejected else 0.0)
         size = self.world.sum_(begin.new_tensor([float(cloud.D), float(cloud.states.shape[0])]))
         row = {

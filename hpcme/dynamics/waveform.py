@@ -13,12 +13,15 @@ and what is left of the exits joins g.
 
 The laws q_m and q' are those with sum w k (T - q) O = 0 over the heads' scores O: T depends on them through g, and all
 are found together. At the solution the residual T - q vanishes state by state where the network can hold T, so samples
-add no noise there. Where it cannot, with r = g - a q - dq/dt what the master equation is missed by, T - q is the integral
-of exp(-a (h - s)) r: it counts the last 1/a of a step, less for states that are left quickly, and mean counts would
-drift. k = a h / (1 - exp(-a h)) undoes that: h r remains, as in the time-dependent variational principle. One update solves a linear system per conditional, in order, each seeing what the others explain
-(block Gauss-Seidel): its cost grows linearly with the number of species. It treats T as given, though, so slow motions
-would take as many updates as there are transitions in a step; Anderson's acceleration (1965; Walker and Ni 2011) finds
-them in a few. Waveform relaxation: Lelarasmee, Ruehli, Sangiovanni-Vincentelli 1982.
+add no noise there. Where it cannot, let r = g - a q - dq/dt be what the master equation is
+missed by: T - q is the integral of exp(-a (h - s)) r. It counts the last 1/a of a step, states that are left quickly
+count less, and mean counts would drift. k = a h / (1 - exp(-a h)) undoes that: h r remains, as in the time-dependent
+variational principle.
+
+One update solves a linear system per conditional, in order, each seeing what the others explain (block Gauss-Seidel):
+its cost grows linearly with the number of species. It treats T as given, though, so slow motions would take as many
+updates as there are transitions in a step; Anderson's acceleration (1965; Walker and Ni 2011) finds them in a few.
+Waveform relaxation: Lelarasmee, Ruehli, Sangiovanni-Vincentelli 1982.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ from hpcme.dynamics.flow import Flow, bounded_mean
 from hpcme.dynamics.integrators import Integrator, Outcome
 
 _SWEEPS = 2  # over the conditionals, per update
-_MOST = 30  # updates
+_MOST = 50  # updates
+_AIM = 25  # updates of a step of good length: they grow with its length once it is many transitions long
 _RAISES = 2  # of the ridge, where so many updates do not find the laws
 _RAISE = 10.0
 _ENOUGH = 0.005  # they end when an update is below this share of the tolerance, in the Fisher norm
@@ -68,8 +72,8 @@ class Waveform(Integrator):
         self.evaluations += 1
         q0, g0 = density[:D], inward(0, density)
 
-        def found(ridge: float) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
-            """The laws at t + h/2 and t + h, float64 [2, D], and the flows into the states; None if not found."""
+        def found(ridge: float) -> tuple[torch.Tensor, list[torch.Tensor], int] | None:
+            """The laws at t + h/2 and t + h, float64 [2, D], the flows in, and updates taken; None if not found."""
             x, q, g = torch.stack([begin, begin]), torch.stack([q0, q0]), [inward(1, density), inward(2, density)]
             memory = _Anderson(flow.world, x.numel(), _MEMORY)
             for update in range(_MOST):
@@ -79,12 +83,9 @@ class Waveform(Integrator):
                     even = w * L * duhamel.even
                     if not self._form(flow, even, ridge):
                         return None
-                moves, changes = zip(
-                    *(self._solve(flow, even, (target[k] - q[k]) / L, x[k] - begin, ridge) for k in range(2)),
-                    strict=True,
-                )
+                move, change = self._solve(flow, even, (target - q) / L, x - begin, ridge)
                 root = (w * L).sqrt()
-                step = memory.extended(torch.cat([*moves, *(root * change for change in changes)]))
+                step = memory.extended(torch.cat([move.reshape(-1), (root * change).reshape(-1)]))
                 change = step[x.numel() + D :] / root.clamp_min(_NOTHING)
                 step = step * self._bridle(flow, change, q[1], target[1])
                 memory.take(step)
@@ -98,7 +99,7 @@ class Waveform(Integrator):
                     q[k], g[k] = new[:D], inward(k + 1, new)
                 self.evaluations += 2
                 if size < _ENOUGH * settings.tolerance:
-                    return q, g
+                    return q, g, update + 1
             return None
 
         # Where conditionals are hardly determined, their states' flow into others may feed back. A ridge ends that.
@@ -107,7 +108,7 @@ class Waveform(Integrator):
             laws = laws or found(settings.ridge * _RAISE**k)
         if laws is None:
             return None
-        q, g = laws
+        q, g, updates = laws
         target, simple = duhamel.targets(q0, g0, *g)[1], duhamel.simple(q0, g0, g[1])
 
         def distance(p: torch.Tensor, r: torch.Tensor) -> float:
@@ -117,20 +118,20 @@ class Waveform(Integrator):
         error, left, moved = distance(target, simple), distance(target, q[1]), distance(target, q0)
         if not (math.isfinite(error) and math.isfinite(left)):
             return None
-        return Outcome(error, self.evaluations, self.matrices, left / moved if moved > 0.0 else 0.0)
+        return Outcome(error, self.evaluations, self.matrices, left / moved if moved > 0.0 else 0.0, _AIM / updates)
 
     def _form(self, flow: Flow, weight: torch.Tensor, ridge: float) -> bool:
         """Factors of the damped matrices O_i^T weight O_i of all conditionals, weight float64 [D], and the scores.
 
         False where there are none, as with numbers that are not finite.
         """
-        S, settings = flow.parameters.network.S, self.settings
-        self._scores = [flow.cloud.tree.scores(i, slice(0, flow.cloud.D)) for i in range(S)]
-        parts = [(O.T @ (O * weight[:, None])).reshape(-1) for O in self._scores]
+        S, tree, states = flow.parameters.network.S, flow.cloud.tree, slice(0, flow.cloud.D)
+        self._scores = [tree.score_factors(i, states) for i in range(S)]
+        parts = [scores.gram(weight).reshape(-1) for scores in self._scores]
         self._factors: list[torch.Tensor] = []
         for M in flow.world.sum_(torch.cat(parts)).split([len(part) for part in parts]):
             M = M.view(math.isqrt(len(M)), -1)
-            damped = M + torch.diag(settings.relative * M.diagonal() + ridge)
+            damped = M + torch.diag(self.settings.relative * M.diagonal() + ridge)
             factor, problem = torch.linalg.cholesky_ex(damped)
             if int(problem) or not bool(torch.isfinite(factor).all()):
                 return False
@@ -139,20 +140,20 @@ class Waveform(Integrator):
         return True
 
     def _solve(self, flow: Flow, weight: torch.Tensor, rho: torch.Tensor, moved: torch.Tensor, ridge: float):
-        """Damped least squares of rho float64 [D] on the scores with weights [D], conditional by conditional.
+        """Damped least squares of rho float64 [2, D] on the scores, weights [D], conditional by conditional.
 
-        moved float64 [P]: how far the parameters are from where the step began. Returns the update [P] and how it
-        changes log q at the states, [D]. The scores are those of `_form`: their means may have moved a little since.
+        moved float64 [2, P]: how far the parameters are from where the step began. Returns the updates [2, P] and how
+        they change log q at the states, [2, D]. The scores are those of `_form`: their means may have moved since.
         """
         parameters, world = flow.parameters, flow.world
         update, wanted = torch.zeros_like(moved), rho
         for _ in range(_SWEEPS):
-            for i, (O, factor) in enumerate(zip(self._scores, self._factors, strict=True)):
+            for i, (scores, factor) in enumerate(zip(self._scores, self._factors, strict=True)):
                 own = parameters.slice(i)
-                r = world.sum_(O.T @ (weight * rho)) - ridge * (moved[own] + update[own])
-                d = torch.cholesky_solve(r[:, None], factor)[:, 0]
-                update[own] += d
-                rho = rho - O @ d
+                r = world.sum_(scores.adjoint(weight * rho)) - ridge * (moved[:, own] + update[:, own])
+                d = torch.cholesky_solve(r.T, factor).T.contiguous()
+                update[:, own] += d
+                rho = rho - scores.apply(d)
         return update, wanted - rho
 
 
