@@ -90,7 +90,7 @@ def cloud_of(
 
 
 def reachable_states(run: Run, max_states: int = MAX_STATES) -> np.ndarray | None:
-    """States int32 [M,S] that the model of a run can reach within its limits, None where there are more than max_states.
+    """States int32 [M,S] that a run's model can reach within its limits, None where there are more than max_states.
 
     Never write into them: they are remembered.
     """

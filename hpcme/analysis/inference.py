@@ -9,9 +9,9 @@ of some. The log-likelihood of a data set is then the sum over rows of log P(cou
     trajectories                the share of trajectories that agree
 
 The last two have standard errors; the samples behind all rows of one time are the same, which the error takes into
-account. A row with which no sample agrees has probability zero as far as one can see; it is counted in "unseen", and the
-log-likelihood is -inf. Several measurements of the same cell over time are not independent: their likelihood does not
-follow from laws at single times, and adding such rows here gives a composite likelihood, not a likelihood.
+account. A row with which no sample agrees has probability zero as far as one can see; it is counted in "unseen", and
+the log-likelihood is -inf. Several measurements of the same cell over time are not independent: their likelihood does
+not follow from laws at single times, and adding such rows here gives a composite likelihood, not a likelihood.
 """
 
 from __future__ import annotations
@@ -106,10 +106,10 @@ def likelihood_table(
     """Log-likelihood of observations under a run.
 
     time: the stored time of all rows (None: the last), for data without a column of times. Returns {"kind", "species",
-    "observations", "loglik", "loglik_se", "impossible", "unseen", "times" [T], "rows" [T], "loglik_at" [T], "se_at" [T],
-    "logprob" float64 [N], "method"}, one of the times for each that the data have. impossible: rows of probability zero
-    under an exact law; unseen: rows with which no sample agrees; either makes loglik -inf. Raises InputError: a time
-    that is not stored, `time` given although the data have times.
+    "observations", "loglik", "loglik_se", "impossible", "unseen", "times" [T], "rows" [T], "loglik_at" [T],
+    "se_at" [T], "logprob" float64 [N], "method"}, one of the times for each that the data have. impossible: rows of
+    probability zero under an exact law; unseen: rows with which no sample agrees; either makes loglik -inf. Raises
+    InputError: a time that is not stored, `time` given although the data have times.
     """
     if data.times is not None and time is not None:
         raise InputError(

@@ -40,8 +40,9 @@ def information_table(
     species: which ones (None: all); the joint entropy and the total correlation are those of all species. Returns
     {"kind", "time", "species" [s], "method", "joint_entropy", "joint_entropy_se", "total_correlation",
      "total_correlation_se", "entropy" [s], "entropy_se" [s], "mutual_information", "mutual_information_se",
-     "correlation", "correlation_se" [s,s]} in nats, as floats and float64 arrays. The diagonal of the mutual information
-    is the entropy. A species that does not vary has correlation NaN. Raises InputError for unknown species or times.
+     "correlation", "correlation_se" [s,s]} in nats, as floats and float64 arrays. The diagonal of the mutual
+    information is the entropy. A species that does not vary has correlation NaN. Raises InputError for unknown species
+    or times.
     """
     index = list(range(run.S)) if species is None else [run.species_index(name) for name in species]
     if len(set(index)) < len(index) or not index:

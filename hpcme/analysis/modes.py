@@ -12,7 +12,7 @@ The method, on the table of probabilities of one or two counts:
    any pass out of its basin, and holds at least `least` = 0.01 of the probability.
 4. The weight of a mode is the probability of its basin in the table that is not smoothed; weights sum to 1.
 
-Weights over time are those of the basins found at one time (the last, unless told), applied to the laws at all times: so
+Weights over time are those of the basins found at one time (the last, unless told), applied to the laws at all times;
 each curve is the probability of a fixed set of states, the weight of a mode once the law has taken its shape. The
 number of modes that each time has of its own is told besides.
 """
@@ -175,10 +175,10 @@ def modes_table(
 ) -> dict[str, Any]:
     """Modes of one or two species (None: see chosen_pair) at a stored time (None: the last), and weights over time.
 
-    Returns {"kind", "species" [d], "time", "peak" int64 [m,d], "height" [m], "weight" [m], "weight_se" [m], "mean" [m,d],
-    "times" [T], "weights" [T,m], "weights_se" [T,m], "count" int64 [T] (modes that each time has of its own), "basin"
-    int64 (table of mode numbers from 0), "tables": list of T tables of probabilities, "method"}. Standard errors are
-    those of sampling with the basins as they are; zero where laws are summed. Raises InputError.
+    Returns {"kind", "species" [d], "time", "peak" int64 [m,d], "height" [m], "weight" [m], "weight_se" [m], "mean"
+    [m,d], "times" [T], "weights" [T,m], "weights_se" [T,m], "count" int64 [T] (modes that each time has of its own),
+    "basin" int64 (table of mode numbers from 0), "tables": list of T tables of probabilities, "method"}. Standard
+    errors are those of sampling with the basins as they are; zero where laws are summed. Raises InputError.
     """
     for name, value, high in (("smooth", smooth, 1e3), ("prominence", prominence, 1e6), ("least", least, 0.5)):
         if not 0.0 <= value <= high:

@@ -24,10 +24,10 @@ def quantile_table(
     """Smallest count c with P(X <= c) >= level, for each time (None: all), species (None: all) and level.
 
     Returns {"kind", "times" [T], "species" [s], "levels" [L], "quantile", "low", "high" int64 [T,s,L]}. low and high
-    bound the quantile with 95 % confidence where the marginals have errors of sampling: the quantiles of P + 1.96 se and
-    P - 1.96 se, with se of the distribution function bounded by that of its terms, sqrt(F (1 - F) / N) where N is the
-    number of samples that the stored errors stand for. Without such errors they equal the quantile. A marginal that has
-    lost probability is scaled to sum 1. Raises InputError: unknown species or times, levels outside (0, 1).
+    bound the quantile with 95 % confidence where the marginals have errors of sampling: the quantiles of F + 1.96 se
+    and F - 1.96 se, with F the distribution function and se = sqrt(F (1 - F) / N), N the number of samples that the
+    stored errors stand for (their median). Without such errors they equal the quantile. A marginal that has lost
+    probability is scaled to sum 1. Raises InputError: unknown species or times, levels outside (0, 1).
     """
     index = list(range(run.S)) if species is None else [run.species_index(name) for name in species]
     for level in levels:
