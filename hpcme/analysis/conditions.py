@@ -6,7 +6,7 @@ time t, numbers, + - * / **, comparisons, and, or, not, and functions. It holds 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,13 @@ import numpy as np
 from hpcme.analysis.cloud import MAX_STATES, SAMPLES, Cloud, cloud_of, reachable_states
 from hpcme.analysis.statistics import chosen_times
 from hpcme.errors import InputError, did_you_mean
-from hpcme.model.expression import Expr, parse
+from hpcme.model.expression import Expr, parse, variable
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.tree import TIME_NAME
 from hpcme.store.reader import Run
 
 _BLOCK = 262_144
+_TRUTHS = ("LT", "LE", "GT", "GE", "EQ", "NE", "AND", "OR", "NOT")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Condition:
     def holds(self, n: np.ndarray, t: float) -> np.ndarray:
         """Where it holds, bool [M], for states n [M,S] at time t. InputError where its value is not a number."""
         counts = {name: n[:, i].astype(np.float64) for i, name in enumerate(self.species) if name in self.expr.names()}
-        value = np.broadcast_to(self.expr.evaluate(counts, t), (len(n),))
+        value = np.broadcast_to(_value(self.expr, counts, t), (len(n),))
         bad = np.flatnonzero(np.isnan(value))
         if len(bad):
             state = ", ".join(f"{name} = {count}" for name, count in zip(self.species, n[bad[0]], strict=True))
@@ -48,6 +49,26 @@ class Condition:
                 "has one in every state, for example with where(...)."
             )
         return value != 0.0
+
+
+def _value(expr: Expr, counts: Mapping[str, np.ndarray], t: float) -> np.ndarray:
+    """Value of an expression where NaN (0/0) stands for not known, also through comparisons, for which numpy has 0:
+    "Y > 0 and X / Y > 2" is false at Y = 0, and "X / Y > 2" has no value there."""
+    if not expr.args:
+        return np.asarray(expr.evaluate(counts, t), dtype=np.float64)
+    args = [_value(arg, counts, t) for arg in expr.args]
+    names = [f"_{i}" for i in range(len(args))]
+    found = np.asarray(Expr(expr.op, tuple(map(variable, names))).evaluate(dict(zip(names, args, strict=True))))
+    if expr.op == "SELECT":
+        unknown = np.isnan(args[0])
+    elif expr.op in _TRUTHS:
+        unknown = np.any(np.broadcast_arrays(*map(np.isnan, args)), axis=0)
+        if expr.op in ("AND", "OR"):  # one operand may decide alone
+            deciding = [x == 0 if expr.op == "AND" else (x != 0) & ~np.isnan(x) for x in args]
+            unknown &= ~np.any(np.broadcast_arrays(*deciding), axis=0)
+    else:
+        return found
+    return np.where(unknown, np.nan, found)
 
 
 def read_condition(text: str, net: ReactionNetwork) -> Condition:

@@ -2,8 +2,8 @@
 
 The method, on the table of probabilities of one or two counts:
 
-1. The table is smoothed with a Gaussian of `smooth` counts (2 unless told; mirrored at the borders, so that no
-   probability is lost), which takes away the noise of sampling and steps between neighbouring counts.
+1. The table is smoothed with a Gaussian of `smooth` counts (2 unless told; at most a sixteenth of an axis, so genes are
+   left as they are; mirrored at the borders, so that no probability is lost), which takes away noise of sampling.
 2. From every cell a path climbs to the highest of its neighbours (8 in two dimensions), until none is higher: steepest
    ascent. Cells whose paths end at the same peak are its basin of attraction.
 3. Two basins that touch have a pass: over all pairs of touching cells, the highest of the lower cell of the pair. The
@@ -14,7 +14,8 @@ The method, on the table of probabilities of one or two counts:
 
 Weights over time are those of the basins found at one time (the last, unless told), applied to the laws at all times;
 each curve is the probability of a fixed set of states, the weight of a mode once the law has taken its shape. The
-number of modes that each time has of its own is told besides.
+number of modes that each time has of its own is told besides. Standard errors of weights are those of counting samples
+in given basins; where few samples lie, their borders are uncertain too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from hpcme.errors import InputError
 from hpcme.store.reader import Run
 
 SMOOTH, PROMINENCE, LEAST = 2.0, 0.2, 0.01
+_SIXTEENTH = 16.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def find_modes(
 
     p = np.asarray(p, dtype=np.float64)
     p = p / p.sum()
-    height = gaussian_filter(p, smooth, mode="reflect") if smooth > 0.0 else p
+    width = [min(smooth, (size - 1) / _SIXTEENTH) for size in p.shape]
+    height = gaussian_filter(p, width, mode="reflect")
     height = np.where(height > 1e-12 * height.max(), height, 0.0)  # what is left is rounding, and has no shape
     basin = _joined(_ascend(height), height, p, prominence, least)
     names, basin = np.unique(basin, return_inverse=True)

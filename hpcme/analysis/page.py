@@ -28,7 +28,7 @@ h2 { margin: 0 0 .5rem; font-size: 1.25rem; }
 h3 { margin: 1rem 0 .3rem; font-size: 1rem; }
 p { margin: .5rem 0; max-width: 75ch; overflow-wrap: anywhere; }
 ul.facts { list-style: none; padding: 0; margin: 0; display: flex; flex-wrap: wrap; gap: .6rem; }
-ul.facts li { flex: 1 1 140px; background: #f4f7fa; border-left: 4px solid #0072B2; padding: .45rem .7rem; border-radius: 4px; }
+ul.facts li { flex: 1 1 140px; background: #f4f7fa; border-left: 4px solid #0072B2; padding: .45rem .7rem; }
 ul.facts b { display: block; font-size: 1.15rem; overflow-wrap: anywhere; }
 ul.facts span { color: #4b5768; font-size: .85rem; }
 .figures { display: grid; gap: 1rem; grid-template-columns: repeat(2, minmax(0, 1fr)); }

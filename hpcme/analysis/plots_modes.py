@@ -17,6 +17,7 @@ from hpcme.store.reader import Run
 
 _CORNER = 6  # species in a corner plot at most
 _PANELS = 4
+_SHORT = 6  # characters of a name that leave room for the unit beside it
 
 
 def plot_modes(
@@ -170,13 +171,18 @@ def plot_corner(
                 p = pair_table(cloud, [i] if a == b else [j, i], run.limits)
                 _corner_panel(axes[a, b], p, [tops[b], tops[a]], OKABE_ITO[a])
             if b <= a:
-                axes[a, b].set_xlabel(f"{run.species[j]} (molecules)" if a == size - 1 else "")
+                axes[a, b].set_xlabel(_axis_words(run.species[j]) if a == size - 1 else "")
                 axes[a, b].tick_params(labelbottom=a == size - 1, labelleft=b == 0 and a > 0)
-        axes[a, 0].set_ylabel(f"{run.species[i]} (molecules)" if a else "probability")
+        axes[a, 0].set_ylabel(_axis_words(run.species[i]) if a else "probability")
     figure.align_labels()
     where = "" if size == run.S else f", {size} of {run.S} species"
     headline(figure, run, f"t = {t:g}{where}\n{cloud.method}; square-root colours")
     return save_figure(figure, out)
+
+
+def _axis_words(name: str) -> str:
+    """The label of a narrow axis; long names have a line of their own."""
+    return f"{name}{' ' if len(name) <= _SHORT else chr(10)}(molecules)"
 
 
 def _corner_panel(axis, p: np.ndarray, tops: Sequence[int], colour: str) -> None:

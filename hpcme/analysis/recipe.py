@@ -32,6 +32,8 @@ def recipe_of(run: Run) -> Recipe:
     seed = values.pop("seed", None)
     values.setdefault("time.end", float(facts["report_times"][-1]))
     values.setdefault("time.report", [float(t) for t in facts["report_times"]])
+    if values.get("network.kind") != "basis":
+        values.pop("network.sight", None)  # stored with its default, and refused where it has no use
     words = ["hpcme", {"fsp": "fsp", "ssa": "ssa"}.get(kind, "run"), JOB]
     if kind == "ssa":
         words += ["--trajectories", str(trajectories), "--seed", str(seed)]

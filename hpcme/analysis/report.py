@@ -45,8 +45,8 @@ def write_report(
 ) -> Path:
     """Write the report of a run as one HTML file, whole or not at all; returns its path.
 
-    reference: another run, an exact one or trajectories best: drawn dashed, and the distances to it are measured; or what
-    compare.compare takes, "exact" or "ssa": only measured.
+    reference: another run, an exact one or trajectories best: drawn dashed, and the distances to it are measured; or
+    what compare.compare takes, "exact" or "ssa": only measured.
     species: the one or two whose modes are shown (None: the two that vary most). samples: of a network whose states are
     more than max_states. Raises InputError (no matplotlib, nothing stored yet, unknown species, other species in the
     reference), OutputError.
@@ -169,10 +169,10 @@ def _modes(run: Run, modes: dict[str, Any]) -> str:
         for k in rows
     ]
     method = (
-        f"A mode is a peak of the law of {' and '.join(modes['species'])}, smoothed by {SMOOTH:g} counts, that is at least"
-        f" {100 * PROMINENCE:g} % higher than any pass to another peak and whose basin of attraction (steepest ascent)"
-        f" holds at least {100 * LEAST:g} % of the probability. Basins are those at t = {modes['time']:g}; weights are"
-        f" their probabilities at each time, from {modes['method']}."
+        f"A mode is a peak of the law of {' and '.join(modes['species'])}, smoothed by {SMOOTH:g} counts, that is at"
+        f" least {100 * PROMINENCE:g} % higher than any pass to another peak and whose basin of attraction (steepest"
+        f" ascent) holds at least {100 * LEAST:g} % of the probability. Basins are those at t = {modes['time']:g};"
+        f" weights are their probabilities at each time, from {modes['method']}."
     )
     return page.pictures(parts) + report_tables.modes(modes) + page.paragraph(method)
 
@@ -196,8 +196,8 @@ def _error(run: Run, found: dict[str, Any] | None) -> str:
 
 def _information(run: Run, facts: dict[str, Any]) -> str:
     words = (
-        f"At t = {facts['time']:g}, in nats (natural logarithms), from {facts['method']}. Mutual information is zero for"
-        " independent species; correlation sees linear dependence only."
+        f"At t = {facts['time']:g}, in nats (natural logarithms), from {facts['method']}. Mutual information is zero"
+        " for independent species; correlation sees linear dependence only."
     )
     some = "" if len(facts["species"]) == run.S else f" The {len(facts['species'])} species that vary most of {run.S}."
     return page.paragraph(words + some) + report_tables.information(facts)

@@ -13,6 +13,8 @@ from hpcme.store.reader import Run
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TELL_LOST = 1e-3
+_PARTS = {"time": "time integration", "truncation": "count limits"}
+_DISTANCES = ("joint TV", "Hellinger", "KL", "largest marginal TV", "largest error of a mean")
 
 
 def round_text(value: float | None, digits: int = 3) -> str:
@@ -76,18 +78,19 @@ def error_words(run: Run, found: dict[str, Any] | None) -> str:
         confidence = "" if sure is None or sure >= 1.0 else f", with confidence {100 * sure:.6g} %"
         words.append(
             f"Certified without a reference: at t = {run.times[-1]:g} the total variation distance to the exact law is "
-            f"{at_most(bound)}{confidence}" + (" (a bound of 1 says nothing)." if bound >= 1.0 else ".")
+            f"{at_most(bound).replace('<=', 'at most')}{confidence}"
+            + (" (a bound of 1 says nothing)." if bound >= 1.0 else ".")
         )
         lost = certificate["truncation"][0]
         if lost is not None and lost > max(_TELL_LOST, 0.25 * bound):
             words.append(
-                f"Of this, {round_text(lost)} is probability that could have passed the count limits (max in the model);"
-                " larger limits make the bound smaller."
+                f"Of this, {round_text(lost)} is probability that could have passed the count limits (max in the"
+                " model); larger limits make the bound smaller."
             )
     elif run.kind == "fsp":
         words.append(
-            f"The exact law on the states within the limits: {round_text(float(run.lost[-1]))} of the probability has left"
-            f" them by t = {run.times[-1]:g}, which bounds the total variation distance to the law without limits."
+            f"The exact law on the states within the limits: {round_text(float(run.lost[-1]))} of the probability has"
+            f" left them by t = {run.times[-1]:g}, which bounds the total variation distance to the law without limits."
         )
     elif run.kind == "ssa":
         words.append(f"{len(run.events)} exact trajectories: the only error is that of sampling.")
@@ -111,8 +114,8 @@ def _measured(found: dict[str, Any]) -> str:
         gone = max((x or 0.0 for x in found["joint"].get("reference_outside", [])), default=0.0)
         if gone > _TELL_LOST:
             words += (
-                f" The reference has lost up to {round_text(gone)} of its probability past the limits, where the network"
-                " has walls; that is part of the distance (hpcme report --reference exact solves with walls too)."
+                f" The reference has lost up to {round_text(gone)} of its probability past the limits, where the"
+                " network has walls; that is part of the distance (--reference exact solves with walls too)."
             )
         return words
     worst = max(
@@ -120,8 +123,8 @@ def _measured(found: dict[str, Any]) -> str:
          for tv, floor in zip(distances["tv"], found["noise_floor"]["marginals"][species]["tv"], strict=True)),
     )  # fmt: skip
     return (
-        f"Measured against {name}: the largest distance of a marginal law is {round_text(worst[0])} ({worst[2]}), of which"
-        f" sampling alone makes about {round_text(worst[1])}; joint laws cannot be compared with trajectories so."
+        f"Measured against {name}: the largest distance of a marginal law is {round_text(worst[0])} ({worst[2]}), of"
+        f" which sampling alone makes about {round_text(worst[1])}; joint laws cannot be compared with trajectories so."
     )
 
 
@@ -147,28 +150,24 @@ def modes(table: dict[str, Any]) -> str:
 def errors(run: Run, found: dict[str, Any] | None) -> str:
     """The bound with its parts, and measured distances, at each time."""
     certificate = certificate_of(run.extra(), list(range(len(run.times))))
-    measured = dict(zip(found["times"], range(len(found["times"])), strict=True)) if found else {}
-    header = ["time", *(["certified bound", *PARTS] if certificate else [])]
-    if found:
-        header += ["joint TV", "Hellinger", "KL", "largest marginal TV", "largest error of a mean"]
-    rows = []
-    for k, t in enumerate(run.times.tolist()):
-        row: list[Any] = [f"{t:g}"]
-        if certificate:
-            row.append(at_most(certificate["bound"][k]))
-            row += [round_text(certificate[name][k]) for name in PARTS]
-        if found:
-            row += _distances(found, measured.get(t))
-        rows.append(row)
-    words = ["Total variation distance (TV): certified bound and its parts" if certificate else "Distances"]
+    words, columns = ["Distances"], []
+    if certificate:
+        words = ["Total variation distance (TV): certified bound and its parts"]
+        columns.append(("certified bound", [at_most(value) for value in certificate["bound"]]))
+        columns += [(_PARTS.get(name, name), list(map(round_text, certificate[name]))) for name in PARTS]
     if found:
         words.append(f"measured: against {found['reference']}; errors of means are relative")
-    return page.table(header, rows, "; ".join(words), "tall")
+        place = {t: k for k, t in enumerate(found["times"])}
+        rows = [_distances(found, place.get(t)) for t in run.times.tolist()]
+        columns += [(name, [row[i] for row in rows]) for i, name in enumerate(_DISTANCES)]
+    columns = [(name, cells) for name, cells in columns if any(cell != "-" for cell in cells)]
+    rows = [[f"{t:g}", *(cells[k] for _, cells in columns)] for k, t in enumerate(run.times.tolist())]
+    return page.table(["time", *(name for name, _ in columns)], rows, "; ".join(words), "tall")
 
 
 def _distances(found: dict[str, Any], k: int | None) -> list[str]:
     if k is None:
-        return ["-"] * 5
+        return ["-"] * len(_DISTANCES)
     joint = found["joint"]
     return [
         *(round_text(joint[name][k]) for name in ("tv", "hellinger", "kl")),
