@@ -1,4 +1,4 @@
-"""Probabilities of conditions, over time and given others; when they are met; quantiles. Closed forms and exact laws."""
+"""Probabilities of conditions, over time and given others; when they are met; quantiles: closed forms, exact laws."""
 
 from __future__ import annotations
 

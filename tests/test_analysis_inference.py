@@ -140,3 +140,9 @@ def test_wrong_files_are_told(tmp_path, text, message):
 
 def test_states_of_the_fakes_hold_what_is_observed():
     assert STATES.max() >= seen(200).counts.max()
+
+
+def test_nothing_agrees_at_a_time(runs):
+    """Not one of the trajectories: unseen, and not a crash."""
+    found = likelihood_table(runs["ssa"], Observations(("X",), np.array([[22]]), None), 0.5)
+    assert found["unseen"] == 1 and found["loglik"] == -np.inf and found["loglik_se"] == 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from analysis_fakes import STATES, TIMES, exact_run, network_run, product_law
+from analysis_fakes import STATES, exact_run, network_run, product_law
 from analysis_systems import exact_law, solved, table
 
 from hpcme.analysis.modes import find_modes, modes_table

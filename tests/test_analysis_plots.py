@@ -31,7 +31,7 @@ def runs(tmp_path_factory):
         "ssa": trajectory_run(folder / "ssa"),
         "many": _many(folder / "many"),
         "wide": _wide(folder / "wide"),
-        "two": network_run(folder / "two", TWO, extra=[certificate(b, lost=0.0) for b in (0.01, 0.02, 0.2)], series=SERIES),
+        "two": network_run(folder / "two", TWO, extra=[certificate(b) for b in (0.01, 0.02, 0.2)], series=SERIES),
     }
 
 

@@ -28,7 +28,7 @@ from hpcme.model.job import load_job
 from hpcme.store.reader import open_run
 
 pytest.importorskip("matplotlib")
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browser = pytest.mark.skipif(BROWSER is None, reason="there is no browser (Debian: apt-get install chromium)")
 _VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -138,10 +138,12 @@ def test_the_command_and_its_reference_runs(tmp_path, capsys):
     exact_run(tmp_path / "exact").close()
     trajectory_run(tmp_path / "ssa").close()
     out = tmp_path / "a.html"
-    found = call(capsys, "report", tmp_path / "ssa", "--reference", tmp_path / "exact", "--out", out, "--json", "--quiet")
+    words = ("--reference", tmp_path / "exact", "--out", out, "--json", "--quiet")
+    found = call(capsys, "report", tmp_path / "ssa", *words)
     assert json.loads(found.out) == {"report": str(out), "bytes": out.stat().st_size}
     text = Reader(out.read_text()).text
-    assert "4000 exact trajectories" in text and "largest distance of a marginal law" in text and "dashed: exact" in text
+    assert "4000 exact trajectories" in text and "largest distance of a marginal law" in text
+    assert "dashed: exact" in text
     assert "one mode" in text and "Solver" not in text
     for words, message in (
         (["--out", tmp_path / "a.pdf"], 'a report is a .html file, not ".pdf"'),
@@ -182,7 +184,8 @@ def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypat
 LOOK = """<script>
 addEventListener("load", () => {
   const page = document.getElementById("page").contentDocument, root = page.documentElement;
-  const boxes = [...page.querySelectorAll("section, header, figure, p, li, .scroll, pre")].map(x => x.getBoundingClientRect());
+  const boxes = [...page.querySelectorAll("section, header, figure, p, li, .scroll, pre")].map(
+    x => x.getBoundingClientRect());
   const images = [...page.images];
   const out = document.createElement("pre");
   out.id = "found";
@@ -202,8 +205,9 @@ addEventListener("load", () => {
 
 def _browse(folder, *words):
     done = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder / 'profile'}",
-         "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000", *words],
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+         f"--user-data-dir={folder}/profile", "--host-resolver-rules=MAP * ~NOTFOUND",
+         "--virtual-time-budget=20000", *words],
         cwd=folder, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

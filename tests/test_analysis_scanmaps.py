@@ -87,8 +87,8 @@ def test_missing_tasks_are_counted_and_drawn(path, tmp_path, monkeypatch):
 def test_the_command_knows_a_merged_file(path, tmp_path, capsys):
     assert is_merged(path) and not is_merged(path.parent / "task-0001" / "results.h5") and not is_merged(tmp_path)
     out = tmp_path / "a.png"
-    words = ["plot", str(path), "--quantity", "sd", "--species", "X", "--at", "d=0.5", "network_width=3", "--out", str(out)]
-    assert main(words) == 0 and out.read_bytes()[:4] == b"\x89PNG"
+    words = ["--quantity", "sd", "--species", "X", "--at", "d=0.5", "network_width=3", "--out", str(out)]
+    assert main(["plot", str(path), *words]) == 0 and out.read_bytes()[:4] == b"\x89PNG"
     assert main(["plot", str(path), "--kind", "time", "--out", str(out)]) == 65
     assert "merged file of a scan" in capsys.readouterr().err
     assert main(["plot", str(path.parent / "task-0001"), "--kind", "scan"]) == 65

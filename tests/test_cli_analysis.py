@@ -13,6 +13,8 @@ from analysis_fakes import STATES, TIMES, exact_run, means, network_run, product
 from cli_helpers import call
 from scipy.stats import poisson
 
+from hpcme.analysis.modes import LEAST, PROMINENCE, SMOOTH
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -32,7 +34,8 @@ def test_info(place, capsys):
     data = json.loads(call(capsys, "info", place / "exact", "--time", 1, "--json").out)
     own = [poisson.entropy(m) for m in means(1.0)]
     assert data["entropy"] == pytest.approx(own) and data["joint_entropy"] == pytest.approx(sum(own))
-    rows = {(r["quantity"], r["species"], r["and"]): r for r in _csv(call(capsys, "info", place / "exact", "--time", 1, "--csv").out)}
+    rows = _csv(call(capsys, "info", place / "exact", "--time", 1, "--csv").out)
+    rows = {(r["quantity"], r["species"], r["and"]): r for r in rows}
     assert float(rows["entropy", "Y", ""]["value"]) == data["entropy"][1]
     assert float(rows["mutual_information", "X", "Y"]["value"]) == data["mutual_information"][0][1]
     assert float(rows["total_correlation", "", ""]["value"]) == data["total_correlation"]
@@ -49,7 +52,8 @@ def test_prob(place, capsys):
     right = [poisson.sf(1, means(t)[0]) * poisson.pmf(0, means(t)[1]) for t in TIMES]
     assert data["probability"] == pytest.approx(right) and data["times"] == TIMES.tolist()
     rows = _csv(call(capsys, *words, "--csv").out)
-    assert [float(r["probability"]) for r in rows] == data["probability"] and list(rows[0]) == ["time", "probability", "se"]
+    assert [float(r["probability"]) for r in rows] == data["probability"]
+    assert list(rows[0]) == ["time", "probability", "se"]
     text = call(capsys, *words, "--given", "X < 0", "--time", 1).out
     assert "P(X > 1 and Y == 0 | X < 0)" in text and text.splitlines()[2].split() == ["1", "-", "-", "0"]
     text = call(capsys, "prob", place / "exact", "X > 1", "--reach", 0.5, 0.9999).out
@@ -79,6 +83,8 @@ def test_modes(place, capsys):
     assert [int(r["peak_X"]) for r in rows[:2]] == [peak[0] for peak in data["peak"]]
     text = call(capsys, *words).out
     assert "modes of X and Y at t = 2" in text and "own modes" in text
+    defaults = {f"(default {value:g}" for value in (SMOOTH, PROMINENCE, LEAST)}
+    assert all(word in " ".join(call(capsys, "modes", "--help").out.split()) for word in defaults)
     assert len(json.loads(call(capsys, *words, "--least", 0.3, "--json").out)["weight"]) == 1
     one = json.loads(call(capsys, *words, "--species", "Y", "--time", 0.5, "--json").out)
     assert one["species"] == ["Y"] and one["time"] == 0.5 and len(one["peak"][0]) == 1
@@ -86,7 +92,8 @@ def test_modes(place, capsys):
 
 def test_loglik(place, tmp_path, capsys):
     path = tmp_path / "data.csv"
-    n = STATES[np.random.default_rng(0).choice(len(STATES), 40, p=product_law(means(2.0)) / product_law(means(2.0)).sum())]
+    p = product_law(means(2.0))
+    n = STATES[np.random.default_rng(0).choice(len(STATES), 40, p=p / p.sum())]
     path.write_text("Y,X\n" + "".join(f"{y},{x}\n" for x, y in n))
     words = ("loglik", place / "exact", place / "two", "--data", path)
     data = json.loads(call(capsys, *words, "--json").out)

@@ -139,24 +139,18 @@ def quantiles(args: argparse.Namespace) -> int:
 
 
 def modes_options(parser: argparse.ArgumentParser) -> None:
-    from hpcme.analysis.modes import LEAST, PROMINENCE, SMOOTH
-
     add_run(parser)
     parser.add_argument("--species", nargs="+", metavar="NAME", help="one or two (default: the two that vary most)")
     add_time(parser)
-    parser.add_argument(
-        "--smooth", type=number, default=SMOOTH, metavar="COUNTS", help=f"sd of the smoothing (default {SMOOTH:g})"
-    )
+    # the defaults are those of modes_table, which this module cannot ask: help must not load numpy
+    parser.add_argument("--smooth", type=number, metavar="COUNTS", help="sd of the smoothing (default 2)")
     parser.add_argument(
         "--prominence",
         type=number,
-        default=PROMINENCE,
         metavar="X",
-        help=f"a mode is this much higher than any pass out of its basin (default {PROMINENCE:g}: 20 %%)",
+        help="a mode is this much higher than any pass out of its basin (default 0.2, that is 20 %%)",
     )
-    parser.add_argument(
-        "--least", type=number, default=LEAST, metavar="P", help=f"probability a mode must hold (default {LEAST:g})"
-    )
+    parser.add_argument("--least", type=number, metavar="P", help="probability a mode must hold (default 0.01)")
     add_samples(parser)
     add_formats(parser)
 
@@ -165,11 +159,9 @@ def modes(args: argparse.Namespace) -> int:
     """Modes, and their weights over time."""
     from hpcme.analysis.modes import modes_table
 
+    given = {name: getattr(args, name) for name in ("smooth", "prominence", "least") if getattr(args, name) is not None}
     with open_run(args.run) as run:
-        table = modes_table(
-            run, args.species, args.time, smooth=args.smooth, prominence=args.prominence, least=args.least,
-            samples=args.samples, seed=args.seed,
-        )  # fmt: skip
+        table = modes_table(run, args.species, args.time, samples=args.samples, seed=args.seed, **given)
     names = table["species"]
 
     def text() -> Iterator[Table | str]:
