@@ -190,5 +190,5 @@ def _match(cloud: Cloud, index: list[int], counts: np.ndarray) -> tuple[np.ndarr
     distinct, where = np.unique(cloud.n[:, index].astype(np.int64), axis=0, return_inverse=True)
     place = np.array([number.get(tuple(row), -1) for row in distinct.tolist()])[where.reshape(-1)]
     agree = place >= 0
-    p = np.bincount(place[agree], cloud.p[agree], minlength=len(combinations)).astype(np.float64)  # int where none agree
-    return place, p, observed
+    p = np.bincount(place[agree], cloud.p[agree], minlength=len(combinations))
+    return place, p.astype(np.float64), observed  # numpy counts in integers where nothing agrees
