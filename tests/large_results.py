@@ -15,11 +15,14 @@ from hpcme.store.results import Content, write_results
 from hpcme.store.seal import SealedFile
 
 
-def large_run(folder: Path, times: int, samples: int, species: int, limit: int = 99, weights: int = 4000) -> Path:
-    """Write folder/results.h5: counts like those of a cell (Poisson laws with means 0.1 to 60), one network of `weights`
-    float32 parameters per report. Reports are made when they are asked for, so memory does not grow with their number."""
+def large_run(
+    folder: Path, times: int, samples: int, species: int, limit: int = 99, weights: int = 4000
+) -> Path:
+    """Write folder/results.h5: counts like those of a cell (Poisson laws with means 0.1 to 60), a network of `weights`
+    float32 parameters per report. Reports are made when asked for, so memory does not grow with their number."""
     names = [f"X{i}" for i in range(species)]
-    text = "[model]\nname = \"large\"\n[species]\n" + "".join(f"{n} = {{ initial = 0, max = {limit} }}\n" for n in names)
+    text = '[model]\nname = "large"\n[species]\n'
+    text += "".join(f"{name} = {{ initial = 0, max = {limit} }}\n" for name in names)
     text += "".join(f'[[reactions]]\nequation = "0 -> {n}"\nrate = 1.0\n' for n in names)
     manifest: Manifest = manifest_of({
         "kind": "network", "model_text": text, "model_hash": "m", "job_text": "{}", "job_hash": "j", "species": names,
@@ -33,7 +36,8 @@ def large_run(folder: Path, times: int, samples: int, species: int, limit: int =
         marginals = [np.bincount(n[:, i], minlength=limit + 1) / samples for i in range(species)]
         covariance = np.cov(n[:1000].T) if species > 1 else np.array([[n.var()]])
         return Report(
-            index=k, time=float(k), step=k, samples=n, weights=None, mean=n.mean(axis=0), mean_se=n.std(axis=0) / samples,
+            index=k, time=float(k), step=k, samples=n, weights=None,
+            mean=n.mean(axis=0), mean_se=n.std(axis=0) / samples,
             covariance=covariance, covariance_se=np.abs(covariance) / samples, sd_se=n.std(axis=0) / samples,
             marginals=marginals, marginals_se=[np.sqrt(p * (1 - p) / samples) for p in marginals],
             network={"spec": '{"kind": "initial"}', "parameters": {"a": rng.random(weights, dtype=np.float32)}},

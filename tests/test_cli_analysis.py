@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 import pytest
-from analysis_fakes import STATES, TIMES, exact_run, means, network_run, product_law, trajectory_run
+from analysis_fakes import STATES, TIMES, certificate, exact_run, means, network_run, product_law, trajectory_run
 from cli_helpers import call
 from scipy.stats import poisson
 
@@ -23,6 +23,8 @@ def place(tmp_path_factory):
     trajectory_run(folder / "ssa").close()
     laws = [w * product_law((2.0, 14.0)) + (1 - w) * product_law((16.0, 2.0)) for w in (0.9, 0.5, 0.2)]
     network_run(folder / "two", laws).close()
+    extra, series = [certificate(b) for b in (0.01, 0.02, 0.2)], [{"dt": dt, "wall": 0.1} for dt in (0.1, 0.2, 0.4)]
+    network_run(folder / "certified", laws, extra=extra, series=series).close()
     return folder
 
 
@@ -113,3 +115,26 @@ def test_loglik(place, tmp_path, capsys):
     path.write_text("X\n1\n")
     value = json.loads(call(capsys, "loglik", place / "exact", "--data", path, "--time", 0.5, "--json").out)["runs"][0]
     assert value["loglik"] == pytest.approx(math.log(poisson.pmf(1, means(0.5)[0])), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("two", "--kind", "heat"),
+        ("two", "--kind", "heat", "--species", "Y"),
+        ("exact", "--kind", "corner", "--time", 1),
+        ("two", "--kind", "modes", "--species", "X", "--time", 0.5),
+        ("two", "--kind", "joint", "--species", "Y", "X"),
+        ("exact", "--kind", "marginals", "--time", 0.5, 2, "--reference", "ssa"),
+        ("two", "--kind", "certificate", "--reference", "exact"),
+        ("certified", "--kind", "certificate"),
+        ("certified", "--kind", "convergence"),
+    ],
+)
+def test_plot_makes_every_kind(place, tmp_path, capsys, words):
+    pytest.importorskip("matplotlib")
+    name, *options = (place / word if word in ("ssa", "exact", "two", "certified") else word for word in words)
+    found = call(capsys, "plot", name, *options, "--out", tmp_path / "a.svg", "--json")
+    assert found.code == 0, found.err
+    assert json.loads(found.out) == {"figure": str(tmp_path / "a.svg"), "kind": words[2]}
+    assert (tmp_path / "a.svg").read_text().count("<path") > 10

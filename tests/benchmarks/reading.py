@@ -69,8 +69,8 @@ def packing(path: Path, folder: Path) -> None:
             with h5py.File(where) as file:
                 assert np.array_equal(file["n"][()], data)
             end = time.perf_counter()
-            size, speed = where.stat().st_size / data.nbytes, data.nbytes / 1e6
-            print(f"{name:22} {kib:10} {100 * size:6.1f}% {speed / (middle - start):11.0f} {speed / (end - middle):10.0f}")
+            share, size = 100 * where.stat().st_size / data.nbytes, data.nbytes / 1e6
+            print(f"{name:22} {kib:10} {share:6.1f}% {size / (middle - start):11.0f} {size / (end - middle):10.0f}")
             where.unlink()
 
 
