@@ -7,12 +7,16 @@ import itertools
 
 import numpy as np
 import pytest
-from analysis_fakes import TIMES, exact_run, means, network_run, product_law, trajectory_run
+from analysis_fakes import STATES, TIMES, certificate, exact_run, means, network_run, product_law, trajectory_run
+from analysis_fakes import identity as fake_identity
 from store_fakes import QUICK, identity, make_report
 
-from hpcme.analysis import plots
+from hpcme.analysis import plots, plots_error, plots_modes
+from hpcme.analysis.compare import compare
 from hpcme.errors import InputError, OutputError
+from hpcme.model.reader import load_model_text
 from hpcme.store.reader import open_run
+from hpcme.store.reference import write_ssa_run
 from hpcme.store.writer import RunWriter
 
 pytest.importorskip("matplotlib")
@@ -26,7 +30,28 @@ def runs(tmp_path_factory):
         "fsp": exact_run(folder / "fsp"),
         "ssa": trajectory_run(folder / "ssa"),
         "many": _many(folder / "many"),
+        "wide": _wide(folder / "wide"),
+        "two": network_run(folder / "two", TWO, extra=[certificate(b) for b in (0.01, 0.02, 0.2)], series=SERIES),
     }
+
+
+#: Laws with two modes; steps of which the second was undone.
+TWO = [w * product_law((2.0, 14.0)) + (1 - w) * product_law((16.0, 2.0)) for w in (0.9, 0.5, 0.2)]
+SERIES = [
+    {"dt": dt, "residual": 1e-3 * dt, "loss": -dt, "ess": 900.0, "wall": 0.5, "fault": fault}
+    for dt, fault in ((0.1, 0), (0.4, 1), (0.2, 0))
+]
+
+
+def _wide(folder, species=8, number=300):
+    """Trajectories of eight species with long names."""
+    names = [f"Phosphorylated_{i}" for i in range(species)]
+    rates = "".join(f'[[reactions]]\nequation = "0 -> {name}"\nrate = 3.0\n' for name in names)
+    species_text = "".join(f"{name} = {{ initial = 0, max = 19 }}\n" for name in names)
+    net = load_model_text(f'[model]\nname = "wide"\n[species]\n{species_text}{rates}')
+    samples = np.random.default_rng(0).poisson(3.0, (1, number, species)).clip(max=19).astype(np.int32)
+    facts = fake_identity(net, kind="ssa", report_times=[1.0])
+    return open_run(write_ssa_run(folder, facts, [1.0], samples, np.ones(number, dtype=np.int64)))
 
 
 def _many(folder, species=15):
@@ -51,7 +76,8 @@ def figures(monkeypatch):
     """The figures that are saved during a test."""
     saved = []
     real = plots.save_figure
-    monkeypatch.setattr(plots, "save_figure", lambda figure, out: saved.append(figure) or real(figure, out))
+    for module in (plots, plots_error, plots_modes):
+        monkeypatch.setattr(module, "save_figure", lambda figure, out: saved.append(figure) or real(figure, out))
     return saved
 
 
@@ -82,6 +108,19 @@ DRAW = {
     "one marginal": lambda runs, out: plots.plot_marginals(runs["ssa"], out, ["Y"]),
     "heat": lambda runs, out: plots.plot_heat(runs["fsp"], out, "X"),
     "joint": lambda runs, out: plots.plot_joint(runs["network"], out, ["X", "Y"], 1.0, samples=2000),
+    "heat of all": lambda runs, out: plots.plot_heat(runs["network"], out),
+    "heat of many species": lambda runs, out: plots.plot_heat(runs["many"], out),
+    "corner": lambda runs, out: plots_modes.plot_corner(runs["fsp"], out),
+    "corner of many species": lambda runs, out: plots_modes.plot_corner(runs["wide"], out),
+    "modes": lambda runs, out: plots_modes.plot_modes(runs["two"], out, smooth=1.0),
+    "modes of one species": lambda runs, out: plots_modes.plot_modes(runs["two"], out, ["X"], smooth=1.0),
+    "convergence": lambda runs, out: plots_error.plot_convergence(runs["two"], out),
+    "certificate": lambda runs, out: plots_error.plot_certificate(
+        runs["two"], out, compare(runs["two"], runs["fsp"], samples=500)
+    ),
+    "certificate of a measured distance alone": lambda runs, out: plots_error.plot_certificate(
+        runs["network"], out, compare(runs["network"], runs["fsp"])
+    ),
     "overview": lambda runs, out: plots.plot_overview(runs["network"], out, reference=runs["fsp"]),
     "overview of trajectories": lambda runs, out: plots.plot_overview(runs["ssa"], out),
     "overview of many species": lambda runs, out: plots.plot_overview(runs["many"], out),
@@ -125,6 +164,37 @@ def test_the_numbers_drawn_are_those_of_the_run(runs, figures, tmp_path):
     assert {line.get_color() for line in course.lines} <= {*plots.OKABE_ITO, "black"}
 
 
+def test_the_numbers_of_modes_and_errors_are_those_of_the_run(runs, figures, tmp_path):
+    plots_modes.plot_modes(runs["two"], tmp_path / "a.png", smooth=1.0)
+    weights, *laws = (axis for axis in figures[0].axes if axis.get_label() != "<colorbar>")
+    assert [axis.get_title() for axis in laws] == ["t = 1", "t = 2"]
+    inside = STATES[:, 0] > STATES[:, 1]  # the basin of (16, 2), nearly
+    for k, law in enumerate(TWO):
+        assert weights.lines[0].get_ydata()[k] == pytest.approx(law[inside].sum() / law.sum(), abs=0.01)
+    assert weights.get_ylim()[0] < 0 and weights.get_ylabel() == "weight (probability)"
+    plots_error.plot_certificate(runs["two"], tmp_path / "b.png", compare(runs["two"], runs["fsp"]))
+    lines = {text.get_text(): line for text, line in zip(
+        figures[1].axes[0].get_legend().get_texts(), figures[1].axes[0].lines, strict=True)}  # fmt: skip
+    np.testing.assert_allclose(lines["certified bound"].get_ydata(), [0.01, 0.02, 0.2])
+    np.testing.assert_allclose(lines["of it: projection"].get_ydata(), [0.002, 0.004, 0.04])
+    right = [0.5 * np.abs(law / law.sum() - product_law(means(t))).sum() for law, t in zip(TWO, TIMES, strict=True)]
+    np.testing.assert_allclose(lines["measured distance"].get_ydata(), right, atol=1e-6)
+    plots_error.plot_convergence(runs["two"], tmp_path / "c.png")
+    first = figures[2].axes[0]
+    assert first.get_yscale() == "log" and first.lines[0].get_ydata().tolist() == [0.1, 0.2]
+    assert first.lines[1].get_ydata().tolist() == [0.4]  # the step that was undone
+    assert figures[2].axes[-1].lines[0].get_ydata().tolist() == [0.5, 1.5]  # wall-clock time adds up
+
+
+def test_a_certain_start_does_not_eat_the_colours(runs, figures, tmp_path):
+    laws = [np.where(STATES.sum(axis=1) == 0, 1.0, 1e-30), *(product_law(means(t)) for t in TIMES[1:])]
+    run = network_run(tmp_path / "a", laws)
+    plots.plot_heat(run, tmp_path / "a.png", "X")
+    mesh = figures[0].axes[0].collections[0]
+    assert mesh.norm.vmax == pytest.approx(max(run.marginal("X", t).max() for t in TIMES[1:]))
+    assert mesh.get_array().max() == pytest.approx(1.0)
+
+
 def test_hidden_species_are_announced(runs, figures, tmp_path):
     plots.plot_overview(runs["many"], tmp_path / "a.png")
     assert figures[0].get_suptitle() == f"{runs['many'].model().name}, network, status stopped, 6 of 15 species shown"
@@ -152,6 +222,11 @@ def test_the_last_common_time_is_shown(runs, figures, tmp_path):
         (lambda run, out: plots.plot_marginals(run, out, ["X"], [0.5] * 5), "5 times were given"),
         (lambda run, out: plots.plot_marginals(run, out, []), "no species to show"),
         (lambda run, out: plots.plot_joint(run, out, ["X"]), "needs two species"),
+        (lambda run, out: plots.plot_joint(run, out, ["X", "X"]), "two different species"),
+        (lambda run, out: plots_modes.plot_corner(run, out, ["X"]), "2 to 6 different species"),
+        (lambda run, out: plots_modes.plot_modes(run, out, ["X", "Z"]), 'no species "Z"'),
+        (lambda run, out: plots_error.plot_convergence(run, out), "no series of steps"),
+        (lambda run, out: plots_error.plot_certificate(run, out), "no certified bound"),
         (lambda run, out: plots.plot_joint(run, out, "XY"), "needs two species"),
     ],
 )

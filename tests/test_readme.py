@@ -1,10 +1,13 @@
 """The README holds what it says: files that exist, models that load, Python names that are there, nothing left open."""
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import hpcme
+from hpcme.cli.main import COMMANDS
+from hpcme.cli.parsing import parse
 from hpcme.model.keys import KEYS
 from hpcme.model.reader import load_model_text
 from hpcme.scan.tasks import make_scan
@@ -57,3 +60,13 @@ def test_its_python_names_exist():
 
     for name in re.findall(r"run\.(\w+)", code):
         assert hasattr(Run, name)
+
+
+def test_its_commands_are_commands():
+    """Every line of a bash block that begins with hpcme is a command with options that there are."""
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", TEXT, re.S))
+    lines = [line for line in blocks.splitlines() if line.startswith("hpcme ")]
+    assert len(lines) > 25
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        assert parse(words, COMMANDS, "0").command.name in (words[0], " ".join(words[:2])), line

@@ -1,63 +1,32 @@
-"""Figures of a run. matplotlib is optional; no figure opens a window or touches global state.
+"""Figures of a run: time courses, marginals, heat maps over time, joints, and all of it in an overview.
 
-Colours are the colour-blind-safe ones of Okabe and Ito. The file type follows the name: .png, .pdf or .svg.
+The file type follows the name: .png, .pdf or .svg. What figures share is in canvas.py.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from hpcme.analysis.queries import marginal_table
+from hpcme.analysis.canvas import (
+    OKABE_ITO,
+    chosen_species,
+    edges,
+    headline,
+    heat,
+    last_count,
+    new_figure,
+    run_name,
+    save_figure,
+)
+from hpcme.analysis.cloud import cloud_of
+from hpcme.analysis.modes import pair_table
 from hpcme.errors import InputError
-from hpcme.store.files import atomic_write
 from hpcme.store.reader import Run
 
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-SHOWN = len(OKABE_ITO)
-_TYPES = (".png", ".pdf", ".svg")
 _LINES = ("-", "--", "-.", ":")
-
-
-def new_figure(width: float, height: float):
-    """An empty matplotlib figure (inches) that needs no display. InputError without matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError(
-            'figures need matplotlib, which is not installed. Fix: pip install "hpcme[plot]" or'
-            ' pip install "matplotlib>=3.8".'
-        ) from None
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save_figure(figure, out: str | Path) -> Path:
-    """Write a figure, whole or not at all. Raises InputError for an unknown file type, OutputError."""
-    out = Path(out)
-    if out.suffix.lower() not in _TYPES:
-        raise InputError(
-            f'cannot make a figure of type "{out.suffix}": {out.name} must end in {", ".join(_TYPES)}.'
-        )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=out.suffix.lower()[1:])
-    atomic_write(out, lambda sink: sink.write(buffer.getvalue()))
-    return out
-
-
-def chosen_species(run: Run, species: Sequence[str] | None) -> tuple[list[int], str]:
-    """(at most six species numbers, remark on those that are not shown). None: the first six."""
-    index = list(range(run.S)) if species is None else [run.species_index(name) for name in species]
-    if not index:
-        raise InputError("no species to show. Fix: name at least one of " + ", ".join(run.species) + ".")
-    hidden = len(index) - SHOWN
-    return index[:SHOWN], f"{SHOWN} of {len(index)} species shown" if hidden > 0 else ""
 
 
 def plot_time_courses(
@@ -68,7 +37,7 @@ def plot_time_courses(
     index, remark = chosen_species(run, species)
     figure = new_figure(6.4, 4.4)
     draw_time_courses(figure.subplots(), run, index, reference)
-    _headline(figure, run, remark)
+    headline(figure, run, remark)
     return save_figure(figure, out)
 
 
@@ -92,24 +61,38 @@ def plot_marginals(
         draw_marginals(axis, run, i, rows, reference)
     for axis in axes[len(index) :]:
         axis.remove()
-    _headline(figure, run, remark)
+    headline(figure, run, remark)
     return save_figure(figure, out)
 
 
-def plot_heat(run: Run, out: str | Path, species: str) -> Path:
-    """Marginal distribution of one species over time as a heat map (square-root colours). Returns out."""
-    i = run.species_index(species)
+def plot_heat(run: Run, out: str | Path, species: Sequence[str] | str | None = None) -> Path:
+    """Marginal distributions over time as heat maps (square-root colours), one panel per species, at most six (None:
+    the first six; a name: that one). Returns out."""
+    index, remark = chosen_species(run, [species] if isinstance(species, str) else species)
     run.index()
-    table = np.array([run.marginal(i, t) for t in run.times])
-    figure = new_figure(6.4, 4.0)
-    axis = figure.subplots()
-    edges = _edges(run.times)
-    top = _last_count(table.max(axis=0))
-    _heat(figure, axis, edges, np.arange(top + 2) - 0.5, table[:, : top + 1].T)
+    columns = min(2, len(index))
+    lines = -(-len(index) // columns)
+    figure = new_figure(6.4 if columns == 1 else 9.6, 4.0 if lines == 1 else 2.8 * lines + 0.5)
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis, i in zip(axes, index, strict=False):
+        draw_heat(figure, axis, run, i)
+    for axis in axes[len(index) :]:
+        axis.remove()
+    headline(figure, run, remark)
+    return save_figure(figure, out)
+
+
+def draw_heat(figure, axis, run: Run, i: int) -> None:
+    """Draw the marginal of species i over time onto an axis of a figure, with its colour bar."""
+    rows = [run.marginal(i, float(t)) for t in run.times]
+    table = np.array([np.pad(p, (0, max(map(len, rows)) - len(p))) for p in rows])
+    top = last_count(table.max(axis=0))
+    # a certain start would leave the colours of all later times to a few dark ones
+    after = float(table[1:].max()) if len(table) > 1 else None
+    heat(figure, axis, edges(run.times), np.arange(top + 2) - 0.5, table[:, : top + 1].T, after)
+    axis.locator_params(axis="y", integer=True, nbins=6)
     axis.set_xlabel(f"time ({run.time_unit})")
     axis.set_ylabel(f"{run.species[i]} (molecules)")
-    _headline(figure, run, "")
-    return save_figure(figure, out)
 
 
 def plot_joint(
@@ -124,22 +107,32 @@ def plot_joint(
     """Joint distribution of two species at one time as a heat map (square-root colours). Returns the path."""
     if isinstance(species, str) or len(species) != 2:
         raise InputError(f"a joint distribution needs two species, got {species!r}.")
-    table = marginal_table(run, species, time, samples=samples, seed=seed)
-    p = table["probability"]
-    top = [_last_count(p.max(axis=1)), _last_count(p.max(axis=0))]
+    index = [run.species_index(name) for name in species]
+    if index[0] == index[1]:
+        raise InputError(f"a joint distribution needs two different species, got {species!r}.")
+    t = float(run.times[run.index(time)])
+    cloud = cloud_of(run, t, samples=samples, seed=seed)
     figure = new_figure(5.4, 4.6)
-    axis = figure.subplots()
-    _heat(
+    draw_joint(figure, figure.subplots(), pair_table(cloud, index, run.limits), [run.species[i] for i in index])
+    headline(figure, run, f"t = {t:g}, {cloud.method}")
+    return save_figure(figure, out)
+
+
+def draw_joint(figure, axis, p: np.ndarray, species: Sequence[str], top: Sequence[int] | None = None) -> None:
+    """Draw a table of probabilities of two species as a heat map with a colour bar; top: last counts to show (None:
+    those with probabilities above a thousandth of the largest)."""
+    top = [last_count(p.max(axis=1)), last_count(p.max(axis=0))] if top is None else top
+    heat(
         figure,
         axis,
         np.arange(top[0] + 2) - 0.5,
         np.arange(top[1] + 2) - 0.5,
         p[: top[0] + 1, : top[1] + 1].T,
     )
-    axis.set_xlabel(f"{table['species'][0]} (molecules)")
-    axis.set_ylabel(f"{table['species'][1]} (molecules)")
-    _headline(figure, run, f"t = {table['time']:g} {run.time_unit}, {table['method']}")
-    return save_figure(figure, out)
+    for way in "xy":
+        axis.locator_params(axis=way, integer=True, nbins=6)
+    axis.set_xlabel(f"{species[0]} (molecules)")
+    axis.set_ylabel(f"{species[1]} (molecules)")
 
 
 def plot_overview(run: Run, out: str | Path, reference: Run | None = None) -> Path:
@@ -159,7 +152,7 @@ def plot_overview(run: Run, out: str | Path, reference: Run | None = None) -> Pa
         draw_marginals(axis, run, i, [row], reference, number)
     for axis in axes[len(index) :]:
         axis.remove()
-    _headline(figure, run, remark)
+    headline(figure, run, remark)
     return save_figure(figure, out)
 
 
@@ -193,7 +186,7 @@ def draw_time_courses(axis, run: Run, index: list[int], reference: Run | None) -
                     zorder=3,
                 )
     if reference is not None:
-        axis.plot([], [], color="black", linestyle="--", label=_name(reference))
+        axis.plot([], [], color="black", linestyle="--", label=run_name(reference))
     axis.set_xlabel(f"time ({run.time_unit})")
     axis.set_ylabel("mean and sd (molecules)")
     axis.margins(x=0.02)
@@ -206,13 +199,13 @@ def draw_marginals(axis, run: Run, i: int, rows: list[int], reference: Run | Non
     for number, k in enumerate(rows):
         t = float(run.times[k])
         p = run.marginal(i, t)
-        top = max(top, _last_count(p))
+        top = max(top, last_count(p))
         axis.step(
             np.arange(len(p)), p, where="mid", color=OKABE_ITO[first + number], label=f"t = {t:g}", linewidth=1.4
         )
         if reference is not None:
             r = reference.marginal(run.species[i], t)
-            top = max(top, _last_count(r))
+            top = max(top, last_count(r))
             axis.step(
                 np.arange(len(r)),
                 r,
@@ -220,7 +213,7 @@ def draw_marginals(axis, run: Run, i: int, rows: list[int], reference: Run | Non
                 color="black",
                 linestyle="--",
                 linewidth=0.9,
-                label=_name(reference) if number == 0 else None,
+                label=run_name(reference) if number == 0 else None,
             )
     axis.set_xlim(-0.5, top + 0.5)
     axis.set_ylim(bottom=0.0)
@@ -229,20 +222,6 @@ def draw_marginals(axis, run: Run, i: int, rows: list[int], reference: Run | Non
     axis.set_xlabel(f"{run.species[i]} (molecules)")
     axis.set_ylabel("probability")
     axis.legend(frameon=False, fontsize="x-small", loc="upper right")
-
-
-def _headline(figure, run: Run, remark: str) -> None:
-    words = [
-        run.model().name,
-        _name(run),
-        *([f"status {run.status}"] if run.status != "done" else []),
-        *([remark] if remark else []),
-    ]
-    figure.suptitle(", ".join(words), fontsize="medium")
-
-
-def _name(run: Run) -> str:
-    return {"network": "network", "fsp": "exact", "ssa": "trajectories"}[run.kind]
 
 
 def _last_common(run: Run, reference: Run | None) -> int:
@@ -258,32 +237,3 @@ def _last_common(run: Run, reference: Run | None) -> int:
         f"{run.path} and {reference.path} have no report time in common. Fix: run one of them with the"
         " other's report times."
     )
-
-
-def _last_count(p: np.ndarray) -> int:
-    """Last count worth showing: beyond it every probability is below a thousandth of the largest."""
-    shown = np.flatnonzero(p > 1e-3 * p.max(initial=0.0))
-    return max(1, int(shown[-1])) if len(shown) else 1
-
-
-def _edges(times: np.ndarray) -> np.ndarray:
-    """Cell borders halfway between times; a single time gets a cell of width 1."""
-    if len(times) == 1:
-        return np.array([times[0] - 0.5, times[0] + 0.5])
-    middle = 0.5 * (times[1:] + times[:-1])
-    return np.concatenate([[times[0]], middle, [times[-1]]])
-
-
-def _heat(figure, axis, x: np.ndarray, y: np.ndarray, values: np.ndarray) -> Any:
-    from matplotlib.colors import PowerNorm
-
-    mesh = axis.pcolormesh(
-        x,
-        y,
-        values,
-        cmap="cividis",
-        norm=PowerNorm(0.5, vmin=0.0, vmax=max(values.max(), 1e-300)),
-        rasterized=True,
-    )
-    figure.colorbar(mesh, ax=axis, label="probability")
-    return mesh

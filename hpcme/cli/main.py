@@ -5,16 +5,35 @@ from __future__ import annotations
 import sys
 
 import hpcme
-from hpcme.cli import check, comparison, doctor, plot, query, references, run, scan, scansubmit, status, submit
+from hpcme.cli import (
+    analysis,
+    check,
+    comparison,
+    doctor,
+    likelihood,
+    plot,
+    query,
+    references,
+    report,
+    run,
+    scan,
+    scansubmit,
+    status,
+    submit,
+)
 from hpcme.cli.output import write
 from hpcme.cli.parsing import Command, parse
 from hpcme.errors import InputError, explain
 from hpcme.parallel.ending import say_once
 from hpcme.parallel.launch import launched_size
 
+MODULES = (
+    run, check, references, query, analysis, likelihood, comparison, plot, report, status, submit, scan, scansubmit,
+    doctor,
+)  # fmt: skip
 COMMANDS: dict[str, Command] = {
     command.name: command
-    for module in (run, check, references, query, comparison, plot, status, submit, scan, scansubmit, doctor)
+    for module in MODULES
     for command in module.COMMANDS
 }
 

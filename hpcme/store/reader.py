@@ -11,7 +11,7 @@ import numpy as np
 
 from hpcme.errors import InputError, did_you_mean
 from hpcme.store.files import MANIFEST, Entry, Manifest, MissingFile
-from hpcme.store.layout import DATASETS, DEFAULT_TIME_UNIT, RESULTS, Report, attributes
+from hpcme.store.layout import DATASETS, DEFAULT_TIME_UNIT, RESULTS, attributes
 from hpcme.store.moments import normalised_weights
 from hpcme.store.segments import read_segment
 from hpcme.store.sources import ResultsSource, SegmentSource, Source
@@ -193,7 +193,7 @@ class Run:
     @property
     def steps(self) -> np.ndarray:
         """Time step at which each report was made, int64 [T]."""
-        return np.array([self._report(k).step for k in range(self._number)], dtype=np.int64)
+        return self._read(lambda source: source.steps()[: self._number])
 
     def _moments(self, name: str) -> np.ndarray:
         return self._cached(name, lambda source: source.moments(name)[: self._number])
@@ -257,39 +257,36 @@ class Run:
             + did_you_mean(str(species), self.species)
         )
 
-    def _report(self, k: int) -> Report:
-        return self._read(lambda source: source.report(k, {"small"}))
-
     def marginal(self, species: str | int, t: float | None = None) -> np.ndarray:
         """Probability of each count 0, 1, ... of one species at time t, float64 [counts]."""
-        return self._report(self.index(t)).marginals[self.species_index(species)]
+        k, i = self.index(t), self.species_index(species)
+        return self._read(lambda source: source.marginal(k, i))
 
     def marginal_se(self, species: str | int, t: float | None = None) -> np.ndarray:
         """Standard errors of `marginal`, float64 [counts]; zero for exact laws."""
-        return self._report(self.index(t)).marginals_se[self.species_index(species)]
+        k, i = self.index(t), self.species_index(species)
+        return self._read(lambda source: source.marginal_se(k, i))
 
     def samples(self, t: float | None = None) -> np.ndarray:
         """Stored samples int32 [N,S] at time t. Raises InputError when none are stored (exact runs)."""
-        return self._with_samples(t).samples
+        return self._with_samples(t)[0]
 
     def weights(self, t: float | None = None) -> np.ndarray:
         """Weights of the stored samples, float64 [N], sum 1."""
-        report = self._with_samples(t)
-        return normalised_weights(len(report.samples), report.weights)
+        samples, weights = self._with_samples(t)
+        return normalised_weights(len(samples), weights)
 
-    def _with_samples(self, t: float | None) -> Report:
+    def _with_samples(self, t: float | None) -> tuple[np.ndarray, np.ndarray | None]:
         k = self.index(t)
-        report = self._read(lambda source: source.report(k, {"samples"}))
-        if report.samples is None:
+        samples, weights = self._read(lambda source: source.samples(k))
+        if samples is None:
             hint = "use probability(t)" if self.kind == "fsp" else "use network(t).sample(N)"
             raise InputError(f"{self.path} stores no samples at time {self.times[k]:g}. Fix: {hint}.")
-        return report
+        return samples, weights
 
     def extra(self) -> dict[str, np.ndarray]:
         """Scalars of the reports by name (entropy, lost, ...), float64 [T], NaN where a report has none."""
-        reports = [self._report(k) for k in range(self._number)]
-        names = dict.fromkeys(name for report in reports for name in report.extra)
-        return {name: np.array([report.extra.get(name, np.nan) for report in reports]) for name in names}
+        return self._read(lambda source: {name: values[: self._number] for name, values in source.extras().items()})
 
     def series(self) -> dict[str, np.ndarray]:
         """One value per time step for each recorded quantity (t, dt, loss, ...), float64 or int64 [rows]."""
@@ -307,22 +304,22 @@ class Run:
         Raises InputError for runs that are not network runs.
         """
         k = self.index(t)
-        report = self._read(lambda source: source.report(k, {"network"}))
-        if report.network is None:
+        stored = self._read(lambda source: source.network(k))
+        if stored is None:
             raise InputError(
                 f"{self.path} is a run of kind {self.kind} and stores no network. Fix: use a run made by"
                 " hpcme run" + (", or probability(t)." if self.kind == "fsp" else ", or samples(t).")
             )
         from hpcme.networks.build import load_law
 
-        return load_law(json.loads(report.network["spec"]), report.network["parameters"], self.model())
+        return load_law(json.loads(stored["spec"]), stored["parameters"], self.model())
 
     def stored_networks(self) -> list[tuple[float, str, dict[str, np.ndarray]]]:
         """Time, description (JSON) and parameters by name of every network that is stored, in order of time; the exact
         law at the start is none."""
         found = []
         for k, t in enumerate(self.times):
-            stored = self._read(lambda source, k=k: source.report(k, {"network"})).network
+            stored = self._read(lambda source, k=k: source.network(k))
             if stored is not None and json.loads(stored["spec"])["kind"] not in ("initial", "table"):
                 found.append((float(t), stored["spec"], stored["parameters"]))
         return found
@@ -366,7 +363,7 @@ class Run:
         for name in ("covariance", "covariance_se"):
             data[name] = (("time", "species", "species_2"), getattr(self, name), attributes(name, unit))
         for i, name in enumerate(self.species):
-            rows = [self._report(k).marginals[i] for k in range(self._number)]
+            rows = [self.marginal(i, float(t)) for t in self.times]
             data[f"marginal_{name}"] = (
                 ("time", f"count_{name}"),
                 np.array(rows),

@@ -46,6 +46,35 @@ class Source(ABC):
         """One of layout.MOMENTS over all reports, float64 [T,S] or [T,S,S]."""
         return np.array([getattr(self.report(k, {"small"}), name) for k in range(self.number)])
 
+    def steps(self) -> np.ndarray:
+        """Time step at which each report was made, int64 [T]."""
+        return np.array([self.report(k, {"small"}).step for k in range(self.number)], dtype=np.int64)
+
+    # What follows asks for one thing of one report: results.h5 then reads no more than that.
+
+    def marginal(self, k: int, i: int) -> np.ndarray:
+        """Marginal of species i at report k, float64 [count]."""
+        return self.report(k, {"small"}).marginals[i]
+
+    def marginal_se(self, k: int, i: int) -> np.ndarray:
+        """Standard errors of `marginal`."""
+        return self.report(k, {"small"}).marginals_se[i]
+
+    def samples(self, k: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Samples int32 [N,S] at report k and their weights, None where there are none."""
+        report = self.report(k, {"samples"})
+        return report.samples, report.weights
+
+    def network(self, k: int) -> dict[str, Any] | None:
+        """The network of report k as stored, None where there is none."""
+        return self.report(k, {"network"}).network
+
+    def extras(self) -> dict[str, np.ndarray]:
+        """Scalars of the reports by name, float64 [T], NaN where a report has none."""
+        found = [self.report(k, {"small"}).extra for k in range(self.number)]
+        names = dict.fromkeys(name for extra in found for name in extra)
+        return {name: np.array([extra.get(name, np.nan) for extra in found]) for name in names}
+
     @abstractmethod
     def series(self) -> dict[str, np.ndarray]:
         """Series columns over all steps."""
@@ -180,7 +209,7 @@ class ResultsSource(Source):
 
     def report(self, k: int, parts: set[str] | None = None) -> Report:
         wants = parts or {"samples", "network", "small"}
-        samples, weights = self._samples(k) if "samples" in wants else (None, None)
+        samples, weights = self.samples(k) if "samples" in wants else (None, None)
         extra = {name: float(self._get(f"extra/{name}", k)) for name in self._names("extra")}
         return Report(
             index=k,
@@ -191,26 +220,34 @@ class ResultsSource(Source):
             **{name: self._get(f"moments/{name}", k) for name in MOMENTS},
             marginals=[self._get(f"marginals/{name}", k) for name in self.species],
             marginals_se=[self._get(f"marginals/{name}.se", k) for name in self.species],
-            network=self._network(k) if "network" in wants else None,
+            network=self.network(k) if "network" in wants else None,
             extra={name: value for name, value in extra.items() if value == value},
         )
+
+    def steps(self) -> np.ndarray:
+        return self._get("step")
+
+    def marginal(self, k: int, i: int) -> np.ndarray:
+        return self._get(f"marginals/{self.species[i]}", k)
+
+    def marginal_se(self, k: int, i: int) -> np.ndarray:
+        return self._get(f"marginals/{self.species[i]}.se", k)
 
     def marginals(self, species: str) -> tuple[np.ndarray, np.ndarray]:
         """Marginal of a species over all reports and its standard errors, float64 [T, count] each."""
         return self._get(f"marginals/{species}"), self._get(f"marginals/{species}.se")
 
     def extras(self) -> dict[str, np.ndarray]:
-        """Scalars of the reports by name, float64 [T], NaN where a report has none."""
         return {name: self._get(f"extra/{name}") for name in self._names("extra")}
 
-    def _samples(self, k: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def samples(self, k: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         number = int(self._get("samples_count", k)) if self._has("samples_count") else 0
         if number == 0:
             return None, None
         weights = self._get("samples_weight", (k, slice(number))) if self._has("samples_weight") else None
         return self._get("samples", (k, slice(number))), weights
 
-    def _network(self, k: int) -> dict[str, Any] | None:
+    def network(self, k: int) -> dict[str, Any] | None:
         if not self._has(f"networks/{k}"):
             return None
         with self._reading(f"network {k}"):
