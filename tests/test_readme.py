@@ -34,6 +34,8 @@ def test_every_file_it_names_exists():
 def test_its_model_loads_and_its_job_has_known_keys():
     net = load_model_text(block("toml", "# pump.toml"), "README")
     assert net.species == ("X",) and net.R == 3
+    hunt = load_model_text(block("toml", "# hunt.toml"), "README")
+    assert hunt.species == ("Prey", "Hunter") and hunt.R == 5
     job = tomllib.loads(block("toml", "# job.toml"))
     keys = {f"{table}.{key}" for table, content in job.items() if isinstance(content, dict) for key in content}
     assert {key for key in keys if not key.startswith("parameters.")} <= set(KEYS)
