@@ -135,3 +135,12 @@ def test_bad_time_is_refused():
     for t in (-1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="finite and not negative"):
             bounded(NETWORKS["schlogl"], t)
+
+
+@pytest.mark.parametrize("birth", [1.0, 9.0])
+def test_a_negative_propensity_at_the_start_is_named(birth):
+    """Whether or not the others make up for it in the sum."""
+    builder = ModelBuilder("negative").species("X", initial=3, max=20)
+    net = builder.reaction("X -> 0", propensity="X - 5").reaction("0 -> X", rate=birth).build()
+    with pytest.raises(InputError, match=r"reaction 1 \(X -> 0\) is -2 at X = 3"):
+        short_time_law(net, 0.1)

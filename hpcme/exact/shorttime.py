@@ -99,7 +99,7 @@ def _small_set(net: ReactionNetwork, t: float, max_states: int, tol: float) -> t
         rate = max(
             float(_exit_rates(net, states, u).max()) for u in (times if net.time_dependent else times[:1])
         )
-        if not np.isfinite(rate):
+        if not (np.isfinite(rate) and rate >= 0.0):
             break  # the generator names the reaction and the state
         needed = int(scipy.stats.poisson.isf(tol, rate * t))
         if needed <= jumps:
