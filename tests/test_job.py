@@ -157,8 +157,6 @@ WRONG = [
      ["network.depth = 2", '"transformer" and "nade" only', "Leave it out"]),
     (GOOD + '[network]\norder = ["Gx", "Gy", "Px"]\n', ["network.order", "every species once"]),
     (GOOD + '[network]\norder = "random"\n', ["network.order", '"auto"']),
-    (GOOD + '[network]\nhubs = ["Qx"]\n', ["network.hubs", "Qx", "list of species"]),
-    (GOOD + '[network]\nhubs = ["Px"]\nkind = "gru"\n', ["network.hubs", "sees all species"]),
     (GOOD + "[sampling]\nsamples = 10\nshards = 8\n", ["sampling.samples = 10", "sampling.shards = 8"]),
     (GOOD + '[sampling]\ntail = 0.2\n[solver]\nscheme = "projection"\nloss = "l2"\n',
      ["sampling.tail = 0.2", '"kl" only']),

@@ -198,15 +198,6 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
         raise InputError(
             f'{where}: network.order = {order!r} must be "auto" or name every species once: {list(net.species)}'
         )
-    hubs = values["network.hubs"]
-    unknown = [] if hubs == "auto" else [name for name in hubs if name not in net.species]
-    if unknown or hubs == "auto":
-        raise InputError(f"{where}: network.hubs = {hubs!r} must be a list of species of the model: {list(net.species)}")
-    if hubs and values["network.kind"] not in ("auto", "basis"):
-        raise InputError(
-            f'{where}: network.hubs goes with network.kind = "basis" only, not with "{values["network.kind"]}", which '
-            "sees all species."
-        )
     if isinstance(values["solver.dt"], float) and values["solver.dt"] <= 0.0:
         raise InputError(f'{where}: solver.dt = {values["solver.dt"]!r} must be > 0 or "auto"')
     _choose(values, net, where)

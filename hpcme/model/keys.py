@@ -55,9 +55,6 @@ KEYS: dict[str, Key] = {
         low=0,
         high=1_000_000,
     ),
-    "network.hubs": Key(
-        "words", [], "basis: species that every later conditional sees, however far away (slow ones, which remember much)"
-    ),
     "network.support_states": Key(
         "int", 300_000, "enumerate the reachable states for an exact support up to this many", low=1, high=20_000_000
     ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,12 +26,12 @@ KINDS: dict[str, type[VAN]] = {"basis": Basis, "gru": GRU, "made": MADE, "transf
 
 def network_spec(
     net: ReactionNetwork, *, kind: str, width: int, depth: int, heads: list[str], order: str | list[str], dtype: str,
-    support_states: int, end: float, sight: int | None = None, hubs: Sequence[str] = (),
+    support_states: int, end: float, sight: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Description of a network as plain values (JSON-able): everything but the parameters.
 
     end: horizon over which time-dependent rates are looked at for reachability. sight: conditionals see species up to
-    this many reactions away (None: all), and the species `hubs`.
+    this many reactions away (None: all).
     """
     names = resolved_order(net, order)
     spec = {
@@ -42,7 +41,6 @@ def network_spec(
     if sight is not None:
         places = [net.species.index(name) for name in names]
         near = distances(net)[np.ix_(places, places)] <= sight
-        near[:, [name in hubs for name in names]] = True
         if not near.all():
             spec["sees"] = [np.flatnonzero(near[i, :i]).tolist() for i in range(net.S)]
     return spec
