@@ -17,7 +17,6 @@ import pytest
 from analysis_fakes import exact_run, trajectory_run
 from analysis_systems import solved
 from cli_helpers import SWITCH, call, write_inputs
-from PIL import Image
 
 import hpcme
 from hpcme.analysis.recipe import recipe_of
@@ -28,6 +27,7 @@ from hpcme.model.job import load_job
 from hpcme.store.reader import open_run
 
 pytest.importorskip("matplotlib")
+Image = pytest.importorskip("PIL.Image")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browser = pytest.mark.skipif(BROWSER is None, reason="there is no browser (Debian: apt-get install chromium)")
 _VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -199,7 +199,8 @@ def modes_table(
         if k == chosen:
             modes, method = own, cloud.method
     shares = np.array([_weights(table, modes) for table in tables])
-    errors = np.sqrt(np.maximum(0.0, shares * (1.0 - shares)) / np.array(numbers)[:, None])
+    spread = np.where(shares < 1.0 - 1e-12, shares * (1.0 - shares), 0.0)  # no errors out of rounding
+    errors = np.sqrt(spread / np.array(numbers)[:, None])
     return {
         "kind": run.kind,
         "species": [run.species[i] for i in index],

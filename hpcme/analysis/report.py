@@ -152,14 +152,15 @@ def _over_time(run: Run, reference: Run | None) -> str:
 
 
 def _modes(run: Run, modes: dict[str, Any]) -> str:
-    rows = shown_times(modes["times"])
-    parts = [
-        _panel(
-            lambda figure, axis: draw_weights(axis, modes, run.time_unit, below=True),
-            "Weight of each mode over time: the probability of its basin.",
-            4.4,
+    rows, parts = shown_times(modes["times"]), []
+    if len(modes["weight"]) > 1:
+        parts.append(
+            _panel(
+                lambda figure, axis: draw_weights(axis, modes, run.time_unit, below=True),
+                "Weight of each mode over time: the probability of its basin.",
+                4.4,
+            )
         )
-    ]
     parts += [
         _panel(
             lambda figure, axis, k=k: draw_modes(figure, axis, modes, k, run.time_unit),
