@@ -44,7 +44,7 @@ def path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scan")
     k, d, width = np.array([0.5, 2.0, 8.0]), np.array([0.5, 1.0]), np.array([2, 3])
     cells = []
-    for number, (a, b, c) in enumerate(np.ndindex(3, 2, 2), 1):
+    for number, (a, b, _) in enumerate(np.ndindex(3, 2, 2), 1):
         net = load_model_text(MODEL).with_parameters({"k": k[a], "d": d[b]})
         laws = [poisson.pmf(STATES[:, 0], mean(k[a], d[b], t)) for t in TIMES]
         extra = [certificate(0.01 * number * t) for t in TIMES]
