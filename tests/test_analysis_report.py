@@ -84,7 +84,8 @@ def test_a_reader_sees_modes_weights_errors_and_the_way_to_it(toggle):
         r"total variation distance to the exact law is at most (0\.\d+)\..*Measured against the exact law: "
         r"(0\.\d+) at t = 10, at most (0\.\d+) \(t = \d+\)", text).groups())  # fmt: skip
     assert measured <= worst <= bound and worst < 0.02
-    for words in ("How to reproduce it", "hpcme run job.toml", f"Version {hpcme.__version__} of hpcme, seed 0", "[model]"):
+    version = f"Version {hpcme.__version__} of hpcme, seed 0"
+    for words in ("How to reproduce it", "hpcme run job.toml", version, "[model]"):
         assert words in text
     assert 'equation = "Gx -> Gx + Px"' in text
 

@@ -59,7 +59,8 @@ def prob(args: argparse.Namespace) -> int:
 
     def text() -> Iterator[Table | str]:
         title = f"P({args.condition}" + (f" | {args.given})" if args.given else ")")
-        notes = ["bound: certified, by which the probability is off at most, besides errors of sampling"] if "bound" in columns else []
+        certified = "bound: certified, by which the probability is off at most, besides errors of sampling"
+        notes = [certified] if "bound" in columns else []
         yield Table(title, ["time", *columns], rows(), [method_text(table), *notes, *_lost(table)])
         yield from _reached(table)
 
