@@ -14,7 +14,16 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from analysis_fakes import exact_run, trajectory_run
+from analysis_fakes import (
+    STATES,
+    TIMES,
+    certificate,
+    exact_run,
+    means,
+    network_run,
+    product_law,
+    trajectory_run,
+)
 from analysis_systems import solved
 from cli_helpers import SWITCH, call, write_inputs
 
@@ -154,6 +163,16 @@ def test_the_command_and_its_reference_runs(tmp_path, capsys):
     ):
         found = call(capsys, "report", tmp_path / "exact", *words, *([] if "--out" in words else ["--out", out]))
         assert found.code == 65 and message in found.err, found.err
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_run_under_way_has_a_report(tmp_path, number):
+    """Of one or two times, stopped; the page says so, and shows what there is."""
+    laws = [np.where(STATES.sum(axis=1) == 0, 1.0, 0.0), product_law(means(1.0))][:number]
+    run = network_run(tmp_path / "a", laws, TIMES[:number], status="stopped", extra=[certificate(1.0)] * number)
+    text = Reader(write_report(run, tmp_path / "a.html").read_text()).text
+    assert "the run is not finished (status stopped)" in text and f"to t = {TIMES[number - 1]:g}" in text
+    assert "at most 1 at 99.9" in text or "a bound of 1 says nothing" in text
 
 
 def test_names_are_text_and_never_markup(tmp_path):
