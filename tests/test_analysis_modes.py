@@ -127,11 +127,11 @@ def test_weights_over_time_are_those_of_fixed_basins(tmp_path):
 def test_tables_that_do_not_fit_are_refused_or_avoided(tmp_path, monkeypatch):
     run = exact_run(tmp_path / "a")  # 23 x 20 cells at three times
     monkeypatch.setattr(modes, "_CELLS", 1000)
-    with pytest.raises(InputError, match="1.4e\\+03 cells.*name one species"):
+    with pytest.raises(InputError, match=r"1\.4e\+03 cells.*name one species"):
         modes_table(run, ["X", "Y"])
     assert modes_table(run)["species"] == ["X"]  # the one that varies more
     monkeypatch.setattr(modes, "_CELLS", 400)
-    with pytest.raises(InputError, match="460 cells|4.6e"):
+    with pytest.raises(InputError, match=r"4\.6e\+02 cells"):
         modes.pair_table(cloud_of(run), [0, 1], run.limits)
 
 
