@@ -97,6 +97,14 @@ def test_what_cannot_be_known_is_nan(runs):
     assert np.isnan(found["probability"]).all() and (found["given_probability"] == 0).all()
 
 
+def test_certified_bounds_hold_the_exact_probability():
+    run, (states, p) = solved("toggle_switch"), exact_law("toggle_switch")
+    found = probability_table(run, "Px > 30")
+    right = p[states[:, 2] > 30].sum()
+    assert 0.0 < found["bound"][-1] < 0.1 and abs(found["probability"][-1] - right) <= found["bound"][-1]
+    assert np.isnan(probability_table(run, "Px > 30", "Gx == 1")["bound"]).all()
+
+
 def test_parameters_and_time_can_be_used(tmp_path):
     run = death(tmp_path / "a")
     found = probability_table(run, "X <= low", times=[1.0])

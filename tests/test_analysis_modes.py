@@ -7,6 +7,8 @@ import pytest
 from analysis_fakes import STATES, exact_run, network_run, product_law
 from analysis_systems import exact_law, solved, table
 
+from hpcme.analysis import modes
+from hpcme.analysis.cloud import cloud_of
 from hpcme.analysis.modes import find_modes, modes_table
 from hpcme.errors import InputError
 
@@ -120,6 +122,17 @@ def test_weights_over_time_are_those_of_fixed_basins(tmp_path):
     assert (sampled["weights_se"] > 0).all()
     early = modes_table(run, ["Y"], 0.5, smooth=1.0)
     assert early["peak"].shape == (2, 1) and early["time"] == 0.5
+
+
+def test_tables_that_do_not_fit_are_refused_or_avoided(tmp_path, monkeypatch):
+    run = exact_run(tmp_path / "a")  # 23 x 20 cells at three times
+    monkeypatch.setattr(modes, "_CELLS", 1000)
+    with pytest.raises(InputError, match=r"1\.4e\+03 cells.*name one species"):
+        modes_table(run, ["X", "Y"])
+    assert modes_table(run)["species"] == ["X"]  # the one that varies more
+    monkeypatch.setattr(modes, "_CELLS", 400)
+    with pytest.raises(InputError, match=r"4\.6e\+02 cells"):
+        modes.pair_table(cloud_of(run), [0, 1], run.limits)
 
 
 def test_what_is_refused(tmp_path):

@@ -14,10 +14,18 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from analysis_fakes import exact_run, trajectory_run
+from analysis_fakes import (
+    STATES,
+    TIMES,
+    certificate,
+    exact_run,
+    means,
+    network_run,
+    product_law,
+    trajectory_run,
+)
 from analysis_systems import solved
 from cli_helpers import SWITCH, call, write_inputs
-from PIL import Image
 
 import hpcme
 from hpcme.analysis.recipe import recipe_of
@@ -28,6 +36,7 @@ from hpcme.model.job import load_job
 from hpcme.store.reader import open_run
 
 pytest.importorskip("matplotlib")
+Image = pytest.importorskip("PIL.Image")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browser = pytest.mark.skipif(BROWSER is None, reason="there is no browser (Debian: apt-get install chromium)")
 _VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -84,7 +93,8 @@ def test_a_reader_sees_modes_weights_errors_and_the_way_to_it(toggle):
         r"total variation distance to the exact law is at most (0\.\d+)\..*Measured against the exact law: "
         r"(0\.\d+) at t = 10, at most (0\.\d+) \(t = \d+\)", text).groups())  # fmt: skip
     assert measured <= worst <= bound and worst < 0.02
-    for words in ("How to reproduce it", "hpcme run job.toml", f"Version {hpcme.__version__}", "seed = 0", "[model]"):
+    version = f"Version {hpcme.__version__} of hpcme, seed 0"
+    for words in ("How to reproduce it", "hpcme run job.toml", version, "[model]"):
         assert words in text
     assert 'equation = "Gx -> Gx + Px"' in text
 
@@ -153,6 +163,16 @@ def test_the_command_and_its_reference_runs(tmp_path, capsys):
     ):
         found = call(capsys, "report", tmp_path / "exact", *words, *([] if "--out" in words else ["--out", out]))
         assert found.code == 65 and message in found.err, found.err
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_run_under_way_has_a_report(tmp_path, number):
+    """Of one or two times, stopped; the page says so, and shows what there is."""
+    laws = [np.where(STATES.sum(axis=1) == 0, 1.0, 0.0), product_law(means(1.0))][:number]
+    run = network_run(tmp_path / "a", laws, TIMES[:number], status="stopped", extra=[certificate(1.0)] * number)
+    text = Reader(write_report(run, tmp_path / "a.html").read_text()).text
+    assert "the run is not finished (status stopped)" in text and f"to t = {TIMES[number - 1]:g}" in text
+    assert "at most 1 at 99.9" in text or "a bound of 1 says nothing" in text
 
 
 def test_names_are_text_and_never_markup(tmp_path):

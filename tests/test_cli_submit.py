@@ -126,6 +126,7 @@ WRONG = [
     (["job.toml", "--sbatch", "qos"], ['--sbatch "qos"', "starts with -"]),
     (["job.toml", "--then", "run"], ['--then "run"', "compare"]),
     (["job.toml", "--then", ""], ["must begin with"]),
+    (["job.toml", "--then", "prob"], ["CONDITION", "required"]),
     (["job.toml", "--then", "stats --jsn"], ["--jsn", 'Did you mean "--json"']),
     (["job.toml", "--then", "stats 'x"], ["quotes"]),
     (["--array", "nowhere.txt"], ["nowhere.txt"]),

@@ -1,5 +1,6 @@
 """The README holds what it says: files that exist, models that load, Python names that are there, nothing left open."""
 
+import importlib
 import re
 import shlex
 import tomllib
@@ -58,6 +59,10 @@ def test_its_python_names_exist():
     code = block("python", "import hpcme")
     for name in re.findall(r"hpcme\.(\w+)\(", code):
         assert hasattr(hpcme, name)
+    functions = re.findall(r"`(\w+)\.(\w+_table|write_report)`", TEXT)
+    assert len(functions) == 7
+    for module, name in functions:
+        assert hasattr(importlib.import_module(f"hpcme.analysis.{module}"), name)
     from hpcme.store.reader import Run
 
     for name in re.findall(r"run\.(\w+)", code):

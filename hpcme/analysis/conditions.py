@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hpcme.analysis.cloud import MAX_STATES, SAMPLES, Cloud, cloud_of, reachable_states
-from hpcme.analysis.statistics import chosen_times
+from hpcme.analysis.statistics import certificate_of, chosen_times
 from hpcme.errors import InputError, did_you_mean
 from hpcme.model.expression import Expr, parse, variable
 from hpcme.model.network import ReactionNetwork
@@ -105,9 +105,11 @@ def probability_table(
     """Probability that a condition holds at each time (None: all stored), or given that another one does.
 
     Returns {"kind", "condition", "given", "times" [T], "probability" [T], "se" [T], "given_probability" [T],
-    "outside" [T], "method"}. P(A | B) = P(A and B) / P(B), NaN where P(B) is zero. Standard errors are those of
-    sampling, sqrt(P (1 - P) / N) with the number N of samples (of those in B for P(A | B)); zero where laws are summed.
-    outside: probability that an exact run has lost; P lies between "probability" and that plus "outside".
+    "outside" [T], "bound" [T], "method"}. P(A | B) = P(A and B) / P(B), NaN where P(B) is zero. Standard
+    errors are those of sampling, sqrt(P (1 - P) / N) with the number N of samples (of those in B for P(A | B)); zero
+    where laws are summed. outside: probability that an exact run has lost; P lies between "probability" and that plus
+    "outside". bound: the certified bound of the total variation distance to the exact law, by which P is off at most
+    (NaN: there is none, or for P(A | B)).
     Raises InputError; see read_condition and cloud_of.
     """
     net = run.model()
@@ -124,12 +126,15 @@ def probability_table(
         for name, value in (("probability", p), ("se", se), ("given_probability", below), ("outside", cloud.outside)):
             columns[name].append(value)
         method = cloud.method  # that of the last time; the start may be known exactly
+    certificate = None if base else certificate_of(run.extra(), rows)
+    bound = certificate["bound"] if certificate else [None] * len(rows)
     return {
         "kind": run.kind,
         "condition": condition,
         "given": given,
         "times": run.times[rows],
         **{name: np.array(values) for name, values in columns.items()},
+        "bound": np.array([np.nan if value is None else value for value in bound]),
         "method": method,
     }
 

@@ -32,6 +32,7 @@ from hpcme.store.reader import Run
 
 SMOOTH, PROMINENCE, LEAST = 2.0, 0.2, 0.01
 _SIXTEENTH = 16.0
+_CELLS = 50_000_000  # of tables that are held at a time: 400 MB
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,11 @@ def _joined(top: np.ndarray, height: np.ndarray, p: np.ndarray, prominence: floa
 
 
 def chosen_pair(run: Run, species: Sequence[str] | None) -> list[int]:
-    """Species numbers of one or two names; None: the two whose counts vary most at the last time (all if one)."""
+    """Species numbers of one or two names; None: the two whose counts vary most at the last time, or only the first of
+    them where a table of both at all times would be too large."""
     if species is None:
-        sd = run.sd[run.index()]
-        return sorted(np.argsort(-sd, kind="stable")[:2].tolist())
+        order = np.argsort(-run.sd[run.index()], kind="stable")[:2].tolist()
+        return sorted(order if len(run.times) * np.prod(run.limits[order] + 1.0) <= _CELLS else order[:1])
     index = [run.species_index(name) for name in species]
     if len(index) not in (1, 2) or len(set(index)) < len(index):
         raise InputError(
@@ -157,11 +159,22 @@ def chosen_pair(run: Run, species: Sequence[str] | None) -> list[int]:
 
 
 def pair_table(cloud: Cloud, index: Sequence[int], limits: np.ndarray) -> np.ndarray:
-    """Probabilities of the counts of one or two species, float64 [limit + 1, ...] (longer where counts go beyond)."""
+    """Probabilities of the counts of one or two species, float64 [limit + 1, ...] (longer where counts go beyond).
+    Raises InputError for a table that would not fit into memory."""
     n = cloud.n[:, list(index)].astype(np.int64)
     shape = tuple(max(int(limits[i]), int(n[:, a].max(initial=0))) + 1 for a, i in enumerate(index))
+    refuse_large(np.prod(shape, dtype=np.float64))
     flat = np.ravel_multi_index(tuple(n.T), shape)
     return np.bincount(flat, cloud.p, minlength=int(np.prod(shape))).reshape(shape)
+
+
+def refuse_large(cells: float) -> None:
+    """Raise InputError for tables of more cells than are held at a time."""
+    if cells > _CELLS:
+        raise InputError(
+            f"a table of these species has {cells:.2g} cells, more than {_CELLS:.0e}. Fix: name one species, or species"
+            " with lower limits (max in the model)."
+        )
 
 
 def modes_table(
@@ -188,6 +201,7 @@ def modes_table(
             raise InputError(f"{name} = {value:g} must be from 0 to {high:g}.")
     index = chosen_pair(run, species)
     chosen = run.index(time)
+    refuse_large(len(run.times) * np.prod(run.limits[index] + 1.0))
     tables, numbers, counts, method = [], [], [], ""
     modes = None
     for k, t in enumerate(run.times):
@@ -199,7 +213,8 @@ def modes_table(
         if k == chosen:
             modes, method = own, cloud.method
     shares = np.array([_weights(table, modes) for table in tables])
-    errors = np.sqrt(np.maximum(0.0, shares * (1.0 - shares)) / np.array(numbers)[:, None])
+    spread = np.where(shares < 1.0 - 1e-12, shares * (1.0 - shares), 0.0)  # no errors out of rounding
+    errors = np.sqrt(spread / np.array(numbers)[:, None])
     return {
         "kind": run.kind,
         "species": [run.species[i] for i in index],

@@ -46,7 +46,7 @@ table.wrap td { white-space: normal; overflow-wrap: anywhere; vertical-align: to
 table.wrap td:first-child { white-space: nowrap; }
 pre { background: #f4f7fa; border: 1px solid #dde1e7; border-radius: 4px; padding: .6rem .8rem; overflow-x: auto;
   font-size: .85rem; line-height: 1.4; max-height: 28rem; }
-code { font-size: .9em; overflow-wrap: anywhere; }
+pre code { font-size: inherit; }
 summary { cursor: pointer; font-weight: 600; margin-top: .8rem; }
 .warn { background: #fff4e5; border-left: 4px solid #D55E00; padding: .5rem .8rem; }
 @media (max-width: 760px) {

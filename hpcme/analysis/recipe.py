@@ -75,7 +75,12 @@ def _slug(run: Run) -> str:
 
 def _remarks(run: Run) -> list[str]:
     facts = run.provenance
-    remarks = [f"Version {facts.get('hpcme', 'unknown')} of hpcme. The versions of what it used stand in the table."]
+    made = [f"Version {facts.get('hpcme', 'unknown')} of hpcme"]
+    if "seed" in facts:
+        made.append(f"seed {facts['seed']}")
+    if "ranks" in facts.get("layout", {}):
+        made.append(f"ranks: {facts['layout']['ranks']}")
+    remarks = [f"{', '.join(made)}. The versions of what it used stand in the table."]
     if run.kind == "network":
         remarks.append("The same job gives the same numbers on the same hardware, up to rounding on other hardware.")
     events = [event for event in facts.get("history", []) if event.get("event") not in ("created", "finished")]

@@ -22,6 +22,7 @@ from hpcme.analysis.recipe import JOB, MODEL, recipe_of
 from hpcme.analysis.report_tables import round_text
 from hpcme.errors import InputError
 from hpcme.store.files import atomic_write
+from hpcme.store.layout import SERIES
 from hpcme.store.reader import Run
 
 _WIDTH, _HEIGHT = 4.8, 3.6  # inches of a panel: readable on a screen of 360 pixels
@@ -152,14 +153,15 @@ def _over_time(run: Run, reference: Run | None) -> str:
 
 
 def _modes(run: Run, modes: dict[str, Any]) -> str:
-    rows = shown_times(modes["times"])
-    parts = [
-        _panel(
-            lambda figure, axis: draw_weights(axis, modes, run.time_unit, below=True),
-            "Weight of each mode over time: the probability of its basin.",
-            4.4,
+    rows, parts = shown_times(modes["times"]), []
+    if len(modes["weight"]) > 1:
+        parts.append(
+            _panel(
+                lambda figure, axis: draw_weights(axis, modes, run.time_unit, below=True),
+                "Weight of each mode over time: the probability of its basin.",
+                4.4,
+            )
         )
-    ]
     parts += [
         _panel(
             lambda figure, axis, k=k: draw_modes(figure, axis, modes, k, run.time_unit),
@@ -212,7 +214,7 @@ def _solver(run: Run) -> str:
             draw_series(axis, series, name, run.time_unit)
             axis.set_xlabel(f"time ({run.time_unit})")
 
-        parts.append(_panel(draw, f"{name}, a value for each of {len(series['t'])} steps.", 2.6))
+        parts.append(_panel(draw, f"{SERIES[name][1].capitalize()} ({name}), {len(series['t'])} steps.", 2.6))
     return page.pictures(parts)
 
 

@@ -31,7 +31,11 @@ def finite(value: float) -> float | None:
 
 def method_text(table: dict[str, Any]) -> str:
     """Where the numbers of a table come from."""
-    return f"from {table['method']}" + ("" if table["kind"] == "fsp" else "; errors are of sampling only")
+    if table["kind"] == "fsp":
+        return f"from the {table['method']}"
+    listed = table["method"].startswith("the network's law")
+    what = "without errors of sampling; hpcme stats tells" if listed else "whose errors are given; hpcme stats tells"
+    return f"from {table['method']}" + (f", {what} that of the network" if table["kind"] == "network" else "")
 
 
 # ---- info ----

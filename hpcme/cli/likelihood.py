@@ -50,7 +50,7 @@ def prob(args: argparse.Namespace) -> int:
         else:
             table = probability_table(run, args.condition, args.given, args.time, **settings)
     more = [*(["given_probability"] if args.given else []), *(["reached"] if args.reach else [])]
-    columns = ["probability", "se", *more]
+    columns = ["probability", "se", *more, *(["bound"] if any(x == x for x in table["bound"]) else [])]
 
     def rows() -> list[list[Any]]:
         return [
@@ -59,7 +59,9 @@ def prob(args: argparse.Namespace) -> int:
 
     def text() -> Iterator[Table | str]:
         title = f"P({args.condition}" + (f" | {args.given})" if args.given else ")")
-        yield Table(title, ["time", *columns], rows(), [method_text(table), *_lost(table)])
+        certified = "bound: certified, by which the probability is off at most, besides errors of sampling"
+        notes = [certified] if "bound" in columns else []
+        yield Table(title, ["time", *columns], rows(), [method_text(table), *notes, *_lost(table)])
         yield from _reached(table)
 
     show(args, table, text, lambda: Table("", ["time", *columns], rows()))

@@ -20,7 +20,10 @@ from hpcme.errors import HpcmeError, InputError, OutputError
 
 _TIME = re.compile(r"(\d+-)?\d+(:\d\d?){0,2}")  # as Slurm writes it: minutes, MM:SS, HH:MM:SS, D-HH[:MM[:SS]]
 # What can be done with a run folder once the job has ended.
-_AFTER = ("stats", "marginal", "logprob", "sample", "compare", "plot", "report", "verify", "status")
+_AFTER = (
+    "stats", "marginal", "logprob", "sample", "info", "prob", "quantiles", "modes", "loglik", "compare", "plot",
+    "report", "verify", "status",
+)  # fmt: skip
 _CONFIGURE = "cmake -S {root} -B build   (slurm/site.cmake there lists what a site can set)"
 
 
