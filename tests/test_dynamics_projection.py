@@ -90,8 +90,8 @@ CONVERGED = {"sampling__samples": 3000, "solver__epochs": 25, "network__width": 
         ("driven", 0.6, 0.03, {"network__kind": "made", "network__depth": 2}),
         ("closed", 0.2, 0.03, {"network__order": ["L", "D", "A"], "solver__loss": "hellinger"}),
         ("toggle", 0.3, 0.04, {"run__dtype": "float32"}),
-        ("closed", 0.2, 0.05, {"solver__order": 1, "sampling__cover": 0.0, "sampling__tail": 0.0, "solver__extrapolate": 0.0, "solver__dt": 0.005,
-                               "solver__epochs": 60}),
+        ("closed", 0.2, 0.05, {"solver__order": 1, "sampling__cover": 0.0, "sampling__tail": 0.0,
+                               "solver__extrapolate": 0.0, "solver__dt": 0.005, "solver__epochs": 60}),
     ],
 )  # fmt: skip
 def test_law_follows_the_exact_solution(name, end, bound, more):
@@ -162,7 +162,8 @@ def test_steps_land_on_report_times_exactly():
     times = [0.2, 0.23, 0.5]
     job = load_job({"model": model("driven")}, overrides={
         "solver.scheme": "projection", "time.end": 0.7, "time.report": times, "solver.dt": 0.06, "solver.epochs": 1,
-        "sampling.samples": 60, "solver.start_epochs": 5, "output.report_samples": 100, "solver.start_jumps": 0.5})  # fmt: skip
+        "sampling.samples": 60, "solver.start_epochs": 5, "output.report_samples": 100, "solver.start_jumps": 0.5,
+    })  # fmt: skip
     evolution = evolution_of(job)
     seen, reports = [], []
     advance, report = evolution._advance, evolution.make_report

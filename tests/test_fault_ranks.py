@@ -1,4 +1,4 @@
-"""A rank that stands still, is killed or fails ends the whole job in time, with its number in the log; the run goes on."""
+"""A rank that stands still, is killed or fails ends the whole job in time, its number in the log; the run goes on."""
 
 from __future__ import annotations
 

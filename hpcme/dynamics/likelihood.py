@@ -30,8 +30,8 @@ def fit_conditionals(
     world: where each rank holds some of the states (collective); None where the tree holds them all. pull: weight of
     |theta - theta_before|^2 / 2. damping: of the first steps (Levenberg and Marquardt); 0 where the fit starts close to
     its end. guess: float64 [P], where the search begins (default: at the present parameters); the problem stays the
-    same, pull included, and so does its only solution. accuracy: a fit ends when Newton's step would lower the divergence by
-    less than this.
+    same, pull included, and so does its only solution. accuracy: a fit ends when Newton's step would lower the
+    divergence by less than this.
     Raises nothing: a fit that does not get there in `iterations` steps stays where it came.
     """
     return sum(

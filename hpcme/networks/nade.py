@@ -31,8 +31,8 @@ class NADE(VAN):
     ) -> None:  # fmt: skip
         super().__init__(limits, order, support, width, heads, dtype)
         self.width, self.depth = width, depth
-        # Units turn over at random points of the counts' range. The sum over all species keeps the size of a single one:
-        # units that saturate are steps in many counts at once, with which heads fit the noise of samples.
+        # Units turn over at random points of the counts' range. The sum over all species keeps the size of a single
+        # one: units that saturate are steps in many counts at once, with which heads fit the noise of samples.
         ramps = [random_ramps(limit, width) / math.sqrt(self.S - 1) for limit in self.limits[:-1]]
         self.inputs = CountTables(self.limits[:-1], ramps, dtype)
         self.first = nn.Parameter(torch.empty(1, width, dtype=dtype).uniform_(-1.0, 1.0))

@@ -33,8 +33,8 @@ _SMALL = 1e-5  # below every mean square of a norm
 class Transformer(VAN):
     """Blocks x -> y = x + attention(norm(x)) -> y + units(norm(y)).
 
-    width: of tokens; depth: number of blocks. Tokens look back in 4, 2 or 1 parts, each on its own: the most that divide
-    the width.
+    width: of tokens; depth: number of blocks. Tokens look back in 4, 2 or 1 parts, each on its own: the most that
+    divide the width.
     """
 
     def __init__(

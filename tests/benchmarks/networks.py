@@ -1,6 +1,6 @@
 """Which network: accuracy against parameters and time; run by hand, never by the test suite.
 
-    python tests/benchmarks/networks.py toggle [--widths 8 16 32]     joint TV of jobs/toggle_switch_long.toml
+    python tests/benchmarks/networks.py toggle [--widths 16 32 48]     joint TV of jobs/toggle_switch_long.toml
     python tests/benchmarks/networks.py cascade [--samples 1500]      KL of jobs/cascade_linear.toml to t = 3
 
 One line per network: its width, parameters of the heads (those that move), the worst error of all report times, and CPU
@@ -50,7 +50,7 @@ def moving(job) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("system", choices=["toggle", "cascade"])
-    parser.add_argument("--widths", type=int, nargs="+", default=[8, 16, 32])
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 48])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--samples", type=int, default=1500)
     options = parser.parse_args()

@@ -35,7 +35,8 @@ TDVP = {
     "uncoupled": {"sampling__exact": False, "solver__coupled": 0},
     # Its own tolerance, and states enough: a step whose updates hardly converge makes rounding grow without bound.
     "waveform": {
-        "sampling__exact": False, "solver__integrator": "waveform", "sampling__samples": 800, "solver__tolerance": 0.004,
+        "sampling__exact": False, "solver__integrator": "waveform", "sampling__samples": 800,
+        "solver__tolerance": 0.004,
     },
 }
 
