@@ -93,6 +93,12 @@ def test_scores_adjoint_and_apply_are_one_matrix(kind, name):
     np.testing.assert_allclose(tree.adjoint(w).numpy(), (O.T @ w).numpy(), atol=1e-10)
     np.testing.assert_allclose(tree.adjoint(w[:20]).numpy(), (O[:20].T @ w[:20]).numpy(), atol=1e-10)
     assert float(w @ tree.apply(v)) == pytest.approx(float(tree.adjoint(w) @ v), rel=1e-10)
+    for i in range(network.S):
+        own, factors = parameters.slice(i), tree.score_factors(i, slice(0, 50))
+        part, vs, ws = O[:50, own], torch.stack([v, 2.0 - v])[:, own], torch.stack([w, w**2])[:, :50]
+        np.testing.assert_allclose(factors.apply(vs).numpy(), (vs @ part.T).numpy(), atol=1e-10)
+        np.testing.assert_allclose(factors.adjoint(ws).numpy(), (ws @ part).numpy(), atol=1e-10)
+        np.testing.assert_allclose(factors.gram(ws[1]).numpy(), (part.T @ (ws[1, :, None] * part)).numpy(), atol=1e-10)
     assert bool(torch.isfinite(q).all())
 
 
