@@ -14,8 +14,8 @@ and what is left of the exits joins g.
 The laws q_m and q' are those with sum w k (T - q) O = 0 over the heads' scores O: T depends on them through g, and all
 are found together. At the solution the residual T - q vanishes state by state where the network can hold T, so samples
 add no noise there. Where it cannot, let r = g - a q - dq/dt be what the master equation is missed by: T - q is the
-integral of exp(-a (h - s)) r. It counts the last 1/a of a step, states that are left quickly count less, and mean counts
-would drift. k = a h / (1 - exp(-a h)) undoes that: h r remains, as in the time-dependent variational principle.
+integral of exp(-a (h - s)) r. It counts the last 1/a of a step, states that are left quickly count less, and mean
+counts would drift. k = a h / (1 - exp(-a h)) undoes that: h r remains, as in the time-dependent variational principle.
 
 One update solves a linear system per conditional, in order, each seeing what the others explain (block Gauss-Seidel):
 its cost grows linearly with the number of species. It treats T as given, though, so slow motions would take as many
