@@ -57,7 +57,8 @@ class Recorder:
 
 def started(scheme: str, world: World, **more):
     keys = {"sampling__samples": 140, "sampling__shards": 7, "network__width": 4, "solver__start_epochs": 100}
-    job = job_of("toggle", 0.4, **{**keys, **SCHEMES[scheme], **more})
+    end = 1.5 if scheme == "waveform" else 0.4  # of more steps than the tests take
+    job = job_of("toggle", end, **{**keys, **SCHEMES[scheme], **more})
     evolution = evolution_of(job, world)
     evolution.recorder = recorder = Recorder()
     recorder.scheme = evolution.scheme
