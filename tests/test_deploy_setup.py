@@ -29,11 +29,15 @@ def program(path: Path, text: str) -> Path:
     return path
 
 
+def bare_environment() -> dict[str, str]:
+    """This process's, without what steers set-up: whoever runs the tests may well have set HPCME_TORCH."""
+    dropped = ("PIP_", "HPCME_", "VIRTUAL_ENV", "PYTHONPATH")
+    return {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
+
+
 def set_up(tree: Path, level: str = "run", **environment: str) -> subprocess.CompletedProcess[str]:
     """Run hpcme_setup with a pip that finds nothing anywhere, and print what it has chosen."""
-    dropped = ("PIP_", "HPCME_", "VIRTUAL_ENV", "PYTHONPATH")
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
-    clean |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", **environment}
+    clean = bare_environment() | {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", **environment}
     script = f". jobs/setup.sh; hpcme_setup {level}; echo python=$hpcme_python launcher=$hpcme_launcher"
     command = ["bash", "-c", f"set -euo pipefail; {script}"]
     return subprocess.run(command, cwd=tree, env=clean, capture_output=True, text=True, timeout=300)
@@ -53,7 +57,7 @@ def finished_venv(tree: Path) -> Path:
     program(bin_dir / "mpiexec", "exit 0\n")
     (tree / ".venv" / "mark").touch()
     script = '. jobs/setup.sh; echo "$hpcme_venv" >.venv/.hpcme-path; hpcme_wanted run >.venv/.hpcme-run'
-    subprocess.run(["bash", "-c", script], cwd=tree, check=True)
+    subprocess.run(["bash", "-c", script], cwd=tree, env=bare_environment(), check=True)
     return tree / ".venv"
 
 
