@@ -1,9 +1,9 @@
 """A GPU against the CPU cores beside it, in one run; run by hand where torch sees a GPU, never by the test suite.
 
-    python tests/benchmarks/gpu.py [--samples 1000 10000 100000] [--json]
+    python tests/benchmarks/gpu.py [--samples 1000 10000 50000] [--json]
 
-Two ratios. `projection`: milliseconds per epoch of the toggle switch at the paper's sizes (see epoch.py) with more and
-more samples. `tdvp`: seconds per time step of the cascade of 15 species, whose states are enumerated on the CPU and
+Three ratios. `projection`: milliseconds per epoch of the toggle switch at the paper's sizes (see epoch.py) with more and
+more samples, and of the cascade of 15 species with a wide network (GRU of width 256, 10,000 samples). `tdvp`: seconds per time step of the cascade of 15 species, whose states are enumerated on the CPU and
 whose laws are evaluated on the device. Each is timed on the CPU with one thread, with all cores, and on the GPU.
 """
 
@@ -51,9 +51,9 @@ def seconds_per_step(device: str, threads: int, samples: int, steps: int) -> flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, nargs="+", default=[1000, 10000, 100000])
-    parser.add_argument("--states", type=int, nargs="+", default=[5000, 20000])
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--samples", type=int, nargs="+", default=[1000, 10000, 50000])
+    parser.add_argument("--states", type=int, nargs="+", default=[5000])
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -65,6 +65,12 @@ def main() -> None:
             result, _ = measure("jobs/models/toggle_switch.toml", 0.5, keys, threads, repeats=0, most=options.steps)
             rows.append(("projection epoch", samples, device, threads, result["ms_per_epoch"]))
             report(rows[-1], options.json)
+    wide = {"network.width": 256, "sampling.samples": 10_000, "solver.start_epochs": 5, "solver.epochs": 5}
+    for device, threads in places():
+        keys = {**wide, "run.device": device, "solver.dt": 0.01}
+        result, _ = measure("jobs/models/cascade_linear.toml", 0.5, keys, threads, repeats=0, most=2)
+        rows.append(("wide epoch", 10_000, device, threads, result["ms_per_epoch"]))
+        report(rows[-1], options.json)
     for samples in options.states:
         for device, threads in places():
             seconds = seconds_per_step(device, threads, samples, options.steps)
