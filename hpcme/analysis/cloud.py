@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcme.analysis.laws import law_of
-from hpcme.analysis.queries import _positive
+from hpcme.analysis.queries import positive
 from hpcme.store.reader import Run
 
 MAX_STATES = 200_000
@@ -68,7 +68,7 @@ def cloud_of(
     samples, seed: how many samples of a network are drawn, and from which stream, where its states are not listed.
     Raises InputError: a time that is not stored, samples below 1, a run that stores no network at this time.
     """
-    _positive(samples, "samples")
+    positive(samples, "samples")
     k = run.index(t)
     t = float(run.times[k])
     if run.kind == "fsp":

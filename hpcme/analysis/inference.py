@@ -16,7 +16,6 @@ not follow from laws at single times, and adding such rows here gives a composit
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import numpy as np
 
 from hpcme.analysis.cloud import MAX_STATES, SAMPLES, Cloud, cloud_of
 from hpcme.analysis.laws import law_of
-from hpcme.analysis.queries import checked_states
+from hpcme.analysis.queries import checked_states, read_columns
 from hpcme.errors import InputError, did_you_mean
 from hpcme.store.reader import Run
 
@@ -47,31 +46,17 @@ def read_observations(path: str | Path, species: list[str]) -> Observations:
     Raises InputError naming the file: unreadable, unknown or repeated columns, ragged rows, counts that are no whole
     numbers of at least 0.
     """
-    path = Path(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file, skipinitialspace=True) if row]
-    except OSError as error:
-        raise InputError(f"cannot read the observations in {path}: {error.strerror}.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a CSV text file ({error}).") from error
-    header = [name.strip() for name in rows[0]] if rows else []
-    for name in header:
+    names = f"some of the names {', '.join(species)} and perhaps {TIME}, each once"
+    columns = read_columns(path, "observations", names)
+    for name in columns:
         if name not in (*species, TIME):
             raise InputError(
                 f'{path} has a column "{name}": allowed are {", ".join(species)} and {TIME}.'
                 + did_you_mean(name, (*species, TIME))
             )
-    seen = [name for name in header if name != TIME]
-    if len(set(header)) < len(header) or not seen or len(rows) < 2:
-        raise InputError(
-            f"{path} must have a header with some of the names {', '.join(species)} and perhaps {TIME}, each once, and"
-            " at least one row."
-        )
-    for number, row in enumerate(rows[1:], 2):
-        if len(row) != len(header):
-            raise InputError(f"{path}, row {number}: {len(row)} values, but {len(header)} columns.")
-    columns = {name: [row[i] for row in rows[1:]] for i, name in enumerate(header)}
+    seen = [name for name in columns if name != TIME]
+    if not seen:
+        raise InputError(f"{path} must have a header with {names}: it names no species.")
     try:
         counts = checked_states(seen, {name: columns[name] for name in seen})
         if (counts < 0).any():

@@ -62,7 +62,7 @@ def _two_species(
     elif run.kind == "ssa":
         n, weights, method = run.samples(t), run.weights(t), "trajectories"
     else:
-        _positive(samples, "samples")
+        positive(samples, "samples")
         n, weights, method = law_of(run, t).sample(samples, seed=seed), None, f"{samples} fresh samples"
     pair = n[:, index].astype(np.int64)
     shape = [max(int(run.limits[i]), int(pair[:, j].max())) + 1 for j, i in enumerate(index)]
@@ -142,26 +142,33 @@ def checked_states(species: Sequence[str], states: Any) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def read_states(path: str | Path, species: Sequence[str]) -> np.ndarray:
-    """States int64 [N,S] from a CSV file with a header of species names, in any order. Raises InputError."""
-    path = Path(path)
+def read_columns(path: str | Path, what: str, names: str) -> dict[str, list[str]]:
+    """Texts of a CSV file by column, all of the same length, at least 1.
+
+    what: "states"; names: what its header must hold; both for messages. A byte order mark, which spreadsheets write, is
+    passed over. Raises InputError naming the file: unreadable, no or repeated columns, ragged or no rows.
+    """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file, skipinitialspace=True) if row]
     except OSError as error:
-        raise InputError(f"cannot read the states in {path}: {error.strerror}.") from error
+        raise InputError(f"cannot read the {what} in {path}: {error.strerror}.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV text file ({error}).") from error
     header = [name.strip() for name in rows[0]] if rows else []
-    if len(rows) < 2 or sorted(set(header)) != sorted(header):
-        raise InputError(
-            f"{path} must have a header with the names {', '.join(species)}, each once, and at least one row."
-        )
+    if len(rows) < 2 or len(set(header)) < len(header):
+        raise InputError(f"{path} must have a header with {names}, and at least one row.")
     for number, row in enumerate(rows[1:], 2):
         if len(row) != len(header):
             raise InputError(f"{path}, row {number}: {len(row)} values, but {len(header)} columns.")
+    return {name: [row[i] for row in rows[1:]] for i, name in enumerate(header)}
+
+
+def read_states(path: str | Path, species: Sequence[str]) -> np.ndarray:
+    """States int64 [N,S] from a CSV file with a header of species names, in any order. Raises InputError."""
+    columns = read_columns(path, "states", f"the names {', '.join(species)}, each once")
     try:
-        return checked_states(species, {name: [row[i] for row in rows[1:]] for i, name in enumerate(header)})
+        return checked_states(species, columns)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -172,7 +179,7 @@ def sample_table(run: Run, time: float | None, number: int, seed: int = 0) -> di
 
     Returns {"kind", "time", "species", "samples" int32 [N,S]}. InputError: too few trajectories.
     """
-    _positive(number, "the number of samples")
+    positive(number, "the number of samples")
     k = run.index(time)
     t = float(run.times[k])
     if run.kind == "ssa":
@@ -193,6 +200,7 @@ def sample_table(run: Run, time: float | None, number: int, seed: int = 0) -> di
     }
 
 
-def _positive(number: int, what: str) -> None:
+def positive(number: int, what: str) -> None:
+    """InputError unless a number of samples is an integer of at least 1; what: its name in the message."""
     if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or number < 1:
         raise InputError(f"{what} = {number!r} must be an integer of at least 1.")

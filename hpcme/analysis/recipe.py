@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass
-from typing import Any
 
-from hpcme.model.writer import quoted
+from hpcme.model.writer import job_text
 from hpcme.store.reader import Run
 
 MODEL, JOB = "model.toml", "job.toml"
@@ -41,31 +40,7 @@ def recipe_of(run: Run) -> Recipe:
     if ranks > 1:
         words = ["mpiexec", "-n", str(ranks), *words]
     command = shlex.join([*words, "--out", f"runs/{_slug(run)}"])
-    return Recipe(facts["model_text"], job_text(values), command, _remarks(run))
-
-
-def job_text(values: dict[str, Any]) -> str:
-    """TOML of a job from its keys, {"table.key": value}; None, which TOML lacks, is left out, being the default."""
-    tables: dict[str, list[str]] = {}
-    for key, value in values.items():
-        table, _, name = key.partition(".")
-        if value is not None:
-            tables.setdefault(table, []).append(f"{name} = {_toml(value)}")
-    parts = [f"model = {quoted(MODEL)}"]
-    parts += ["\n".join([f"[{table}]", *lines]) for table, lines in tables.items()]
-    return "\n\n".join(parts) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return quoted(value)
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, dict):
-        return f"{{ {', '.join(f'{name} = {_toml(item)}' for name, item in value.items())} }}"
-    return repr(value)
+    return Recipe(facts["model_text"], job_text({"model": MODEL, **values}), command, _remarks(run))
 
 
 def _slug(run: Run) -> str:

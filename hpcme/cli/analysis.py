@@ -8,20 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from hpcme.cli.output import Table, add_formats, show, with_error
-from hpcme.cli.parsing import Command, add_run, number, open_run, whole
-from hpcme.cli.query import add_seed, add_time
+from hpcme.cli.parsing import Command, add_run, number, open_run
+from hpcme.cli.query import add_samples, add_seed, add_time
 
-
-def add_samples(parser: argparse.ArgumentParser) -> None:
-    """--samples and --seed."""
-    parser.add_argument(
-        "--samples",
-        type=whole(1),
-        default=100_000,
-        metavar="N",
-        help="fresh samples of a network whose states are too many to list (default 100000)",
-    )
-    add_seed(parser)
+UNLISTED = "of a network whose states are too many to list"
 
 
 def finite(value: float) -> float | None:
@@ -45,7 +35,8 @@ def info_options(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--species", nargs="+", metavar="NAME", help="species of the tables (default: all)")
     add_time(parser)
-    add_samples(parser)
+    add_samples(parser, UNLISTED)
+    add_seed(parser)
     add_formats(parser)
 
 
@@ -155,7 +146,8 @@ def modes_options(parser: argparse.ArgumentParser) -> None:
         help="a mode is this much higher than any pass out of its basin (default 0.2, that is 20 %%)",
     )
     parser.add_argument("--least", type=number, metavar="P", help="probability a mode must hold (default 0.01)")
-    add_samples(parser)
+    add_samples(parser, UNLISTED)
+    add_seed(parser)
     add_formats(parser)
 
 

@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from hpcme.cli.analysis import add_samples, finite, method_text
+from hpcme.cli.analysis import UNLISTED, finite, method_text
 from hpcme.cli.output import Table, add_formats, show
 from hpcme.cli.parsing import Command, add_run, number, open_run
-from hpcme.cli.query import add_time
+from hpcme.cli.query import add_samples, add_seed, add_time
 from hpcme.errors import InputError
 
 # ---- prob ----
@@ -32,7 +32,8 @@ def prob_options(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="also tell when the probability is first at least P, and what that says about first-passage times",
     )
-    add_samples(parser)
+    add_samples(parser, UNLISTED)
+    add_seed(parser)
     add_formats(parser)
 
 
@@ -105,7 +106,8 @@ def loglik_options(parser: argparse.ArgumentParser) -> None:
         help="observed counts, a row each: a header of species names (some or all) and perhaps time",
     )
     add_time(parser)
-    add_samples(parser)
+    add_samples(parser, UNLISTED)
+    add_seed(parser)
     add_formats(parser)
 
 

@@ -33,6 +33,13 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_samples(parser: argparse.ArgumentParser, of: str) -> None:
+    """--samples; of: what they are."""
+    parser.add_argument(
+        "--samples", type=whole(1), default=100_000, metavar="N", help=f"fresh samples {of} (default 100000)"
+    )
+
+
 # ---- stats ----
 
 
@@ -131,13 +138,7 @@ def marginal_options(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--species", nargs="+", required=True, metavar="NAME", help="one species, or two")
     add_time(parser)
-    parser.add_argument(
-        "--samples",
-        type=whole(1),
-        default=100_000,
-        metavar="N",
-        help="fresh samples behind a two-species distribution of a network run (default 100000)",
-    )
+    add_samples(parser, "behind a two-species distribution of a network run")
     add_seed(parser)
     add_formats(parser)
 

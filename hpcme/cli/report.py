@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hpcme.cli.analysis import UNLISTED
 from hpcme.cli.output import add_formats, bytes_text, show
-from hpcme.cli.parsing import Command, add_quiet, add_run, open_run, whole
+from hpcme.cli.parsing import Command, add_quiet, add_run, open_run
 from hpcme.cli.plot import writable
 from hpcme.cli.progress import Display
+from hpcme.cli.query import add_samples
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +27,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="one or two whose modes are shown (default: the two that vary most)",
     )
-    parser.add_argument(
-        "--samples",
-        type=whole(1),
-        default=100_000,
-        metavar="N",
-        help="fresh samples of a network whose states are too many to list (default 100000)",
-    )
+    add_samples(parser, UNLISTED)
     parser.add_argument("--out", metavar="FILE.html", help="the page (default: RUN-report.html in this folder)")
     add_quiet(parser)
     add_formats(parser, csv_too=False)

@@ -1,9 +1,11 @@
-"""Canonical TOML text of a network: the same for equal networks, whatever way they were written."""
+"""TOML text of networks and jobs. That of a network is canonical: the same for equal networks, whatever way they were
+written."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from hpcme.model.initial import ProductLaw, TableLaw
 from hpcme.model.startlaw import law_text
@@ -42,6 +44,42 @@ def canonical_text(net: ReactionNetwork, description: bool = True) -> str:
         if reaction.name:
             lines.append(f"name = {quoted(reaction.name)}")
     return "\n".join(lines) + "\n"
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{"table.key": value} as tables; keys without a table stay at the top, before the tables."""
+    top: dict[str, Any] = {}
+    tables: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        table, dot, inner = key.partition(".")
+        if dot:
+            tables.setdefault(table, {})[inner] = value
+        else:
+            top[table] = value
+    return top | tables
+
+
+def job_text(values: Mapping[str, Any]) -> str:
+    """A job file with these keys, {"table.key": value}. None, which TOML lacks, is left out: it is the default."""
+    lines = []
+    for name, content in nested({key: value for key, value in values.items() if value is not None}).items():
+        if isinstance(content, dict):
+            lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in content.items())]
+        else:
+            lines.append(f"{name} = {_toml(content)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return repr(value)
 
 
 def quoted(text: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from hpcme.errors import InputError, OutputError
 from hpcme.model.job import Job, flatten_job, load_job, read_job_file
-from hpcme.model.writer import quoted
+from hpcme.model.writer import job_text, nested
 from hpcme.scan.design import Axis, combinations, read_design
 from hpcme.scan.ranges import shown
 from hpcme.store.files import atomic_write, cannot_write, check_version, sha256_of
@@ -224,50 +224,15 @@ def _shared(base: Job) -> dict[str, Any]:
 
 
 def _task(number: int, settings: dict[str, Any], flat: dict[str, Any], path: Path, width: int) -> Task:
-    text = _job_text(flat | settings)
+    text = job_text(flat | settings)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     name = f"{JOBS}/task-{number:0{width}d}-{digest}.toml"
     where = f"{path}, task {number}"
     try:
-        job = load_job(_nested(flat | settings), where=where)
+        job = load_job(nested(flat | settings), where=where)
     except InputError as error:
         return Task(number, settings, name, "", "", str(error))
     return Task(number, settings, name, job.net.hash, job.hash, "", text)
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys back into tables."""
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        table, dot, inner = key.partition(".")
-        if dot:
-            nested.setdefault(table, {})[inner] = value
-        else:
-            nested[table] = value
-    return nested
-
-
-def _job_text(flat: Mapping[str, Any]) -> str:
-    """A job file with these keys."""
-    lines = []
-    for name, content in sorted(_nested(flat).items(), key=lambda item: isinstance(item[1], dict)):
-        if isinstance(content, dict):
-            lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in content.items())]
-        else:
-            lines.append(f"{name} = {_toml(content)}")
-    return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return quoted(value)
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return repr(value)
 
 
 def _write_if_new(path: Path, text: str) -> None:

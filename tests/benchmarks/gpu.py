@@ -2,9 +2,10 @@
 
     python tests/benchmarks/gpu.py [--samples 1000 10000 50000] [--json]
 
-Three ratios. `projection`: milliseconds per epoch of the toggle switch at the paper's sizes (see epoch.py) with more and
-more samples, and of the cascade of 15 species with a wide network (GRU of width 256, 10,000 samples). `tdvp`: seconds per time step of the cascade of 15 species, whose states are enumerated on the CPU and
-whose laws are evaluated on the device. Each is timed on the CPU with one thread, with all cores, and on the GPU.
+Three ratios. `projection`: milliseconds per epoch of the toggle switch at the paper's sizes (see epoch.py) with more
+and more samples, and of the cascade of 15 species with a wide network (GRU of width 256, 10,000 samples). `tdvp`:
+seconds per time step of that cascade, whose states are enumerated on the CPU and whose laws are evaluated on the device.
+Each is timed on the CPU with one thread, with all cores, and on the GPU.
 """
 
 from __future__ import annotations
