@@ -4,8 +4,8 @@
 
 Three ratios. `projection`: milliseconds per epoch of the toggle switch at the paper's sizes (see epoch.py) with more
 and more samples, and of the cascade of 15 species with a wide network (GRU of width 256, 10,000 samples). `tdvp`:
-seconds per time step of that cascade, whose states are enumerated on the CPU and whose laws are evaluated on the device.
-Each is timed on the CPU with one thread, with all cores, and on the GPU.
+seconds per time step of that cascade, whose states are enumerated on the CPU and whose laws are evaluated on the
+device. Each is timed on the CPU with one thread, with all cores, and on the GPU.
 """
 
 from __future__ import annotations
