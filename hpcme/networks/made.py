@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hpcme.networks.base import VAN
-from hpcme.networks.features import CountTables, features_of
+from hpcme.networks.features import CountTables, random_ramps
 from hpcme.networks.support import Support
 
 
@@ -32,9 +32,10 @@ class MADE(VAN):
         super().__init__(limits, order, support, width, heads, dtype)
         self.width, self.depth = width, depth
         S = self.S
-        # Position i feeds the first-layer blocks i + 1 .. S - 1 only.
+        # Position i feeds the first-layer blocks i + 1 .. S - 1 only. Block j sums the ramps of j counts, and keeps the
+        # size of a single one.
         tables = [
-            _normal((features_of(limit), (S - 1 - i) * width), 1.0 / math.sqrt(i + 1), dtype)
+            torch.cat([random_ramps(limit, width) / math.sqrt(j) for j in range(i + 1, S)], dim=1)
             for i, limit in enumerate(self.limits[:-1])
         ]
         self.inputs = CountTables(self.limits[:-1], tables, dtype)
