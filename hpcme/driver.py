@@ -203,7 +203,7 @@ def network_of(job: Job, pmfs: list[torch.Tensor]) -> dict[str, Any]:
     return network_spec(
         job.net, kind=job["network.kind"], width=job["network.width"], depth=job["network.depth"],
         heads=heads, order=order,
-        dtype=job["run.dtype"], sight=job["network.sight"] if basis else None,
+        dtype=job["run.dtype"], sight=job["network.sight"] if basis else None, far=job["network.far"],
         support_states=job["network.support_states"], end=job["time.end"],
     )  # fmt: skip
 

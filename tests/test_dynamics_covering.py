@@ -179,8 +179,9 @@ def test_flattening_meets_counts_that_the_law_does_not_know_yet():
     assert found[0, 2] > 0.03
 
 
+@pytest.mark.parametrize("far", [False, True])
 @torch.no_grad()
-def test_conditionals_that_see_little_give_the_same_law_either_way():
+def test_conditionals_that_see_little_give_the_same_law_either_way(far):
     """Evaluated once for all states that see the same, or prefix by prefix; and nothing unseen matters."""
     builder = ModelBuilder("row")
     for i in range(6):
@@ -190,9 +191,10 @@ def test_conditionals_that_see_little_give_the_same_law_either_way():
     net = builder.build()
     spec = network_spec(
         net, kind="basis", width=3, depth=1, heads=["categorical"] * 6, order=list(net.species), dtype="float64",
-        support_states=100_000, end=1.0, sight=1,
+        support_states=100_000, end=1.0, sight=1, far=far,
     )  # fmt: skip
     assert spec["sees"] == [[], [0], [1], [2], [3], [4]]
+    assert spec.get("sums") == ([[], [], [[0]], [[1], [0]], [[2], [1], [0]], [[3], [2], [0, 1]]] if far else None)
     network = build_network(spec, net, seed=1)
     torch.manual_seed(2)
     parameters = HeadParameters(network)

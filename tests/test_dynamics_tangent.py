@@ -98,7 +98,8 @@ def test_scores_adjoint_and_apply_are_one_matrix(kind, name):
         part, vs, ws = O[:50, own], torch.stack([v, 2.0 - v])[:, own], torch.stack([w, w**2])[:, :50]
         np.testing.assert_allclose(factors.apply(vs).numpy(), (vs @ part.T).numpy(), atol=1e-10)
         np.testing.assert_allclose(factors.adjoint(ws).numpy(), (ws @ part).numpy(), atol=1e-10)
-        np.testing.assert_allclose(factors.gram(ws[1]).numpy(), (part.T @ (ws[1, :, None] * part)).numpy(), atol=1e-10)
+        for w, gram in zip(ws, factors.grams(ws), strict=True):
+            np.testing.assert_allclose(gram.numpy(), (part.T @ (w[:, None] * part)).numpy(), atol=1e-10)
     assert bool(torch.isfinite(q).all())
 
 

@@ -162,6 +162,10 @@ class Certificate:
         if self.now is None or not t > self.t:
             raise InternalError(f"the certificate was led from t = {self.t} to t = {t}")
         flat, bound, h = self._own(parameters), self.path + self.sampling, float(t) - self.t
+        if self.start + bound >= 1.0:  # the bound says nothing any more, and need not be worked at
+            self.before, self.t, self.previous, self.now = self.t, float(t), self.now, flat
+            self.steps += 1
+            return 0.0
         slope = (flat - self.now) / h
         paths = [_Path(self.t, h, self.now, slope, 0.0)]
         if self.previous is not None:

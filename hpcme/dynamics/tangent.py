@@ -15,6 +15,9 @@ import torch
 
 from hpcme.networks.base import VAN
 
+#: Log-probability of a count that does not matter anywhere, and how many more counts are kept.
+_NOWHERE, _MARGIN = -36.0, 2
+
 
 class HeadParameters:
     """The heads' parameters of a network as one float64 vector: for each position bias and weight, [1 + width, K]."""
@@ -78,13 +81,14 @@ class Scores:
         weighted = (w[:, None, :] * self.features).view(n * K, M) @ self.hidden.T
         return weighted.view(n, K, G).transpose(1, 2).reshape(n, G * K)
 
-    def gram(self, w: torch.Tensor) -> torch.Tensor:
-        """O^T diag(w) O, float64 [P, P], of w float64 [M]: each product of two hidden units or two features once."""
+    def grams(self, weights: torch.Tensor) -> list[torch.Tensor]:
+        """O^T diag(w) O, float64 [P, P] each, of the rows w of float64 [n, M]: each product of two hidden units or two
+        features once."""
         G, K = len(self.hidden), len(self.features)
-        a, b = torch.triu_indices(G, G, device=w.device)
-        k, l = torch.triu_indices(K, K, device=w.device)
-        moments = (self.hidden[a] * self.hidden[b]) @ (self.features[k] * self.features[l] * w).T
-        return _unpacked(moments, (a, b), (k, l), G, K)
+        a, b = torch.triu_indices(G, G, device=weights.device)
+        k, l = torch.triu_indices(K, K, device=weights.device)
+        hidden, features = self.hidden[a] * self.hidden[b], self.features[k] * self.features[l]
+        return [_unpacked(hidden @ (features * w).T, (a, b), (k, l), G, K) for w in weights]
 
 
 def _unpacked(moments: torch.Tensor, hidden: tuple, features: tuple, G: int, K: int) -> torch.Tensor:
@@ -125,27 +129,50 @@ class StateTree:
             self.masks.append(mask)
             if mask is not None:
                 self.outside |= ~mask[row, self.x[:, i]]
-        self.mean_features: list[torch.Tensor] = []
+        self._theta: torch.Tensor | None = None  # heads of the last `log_prob`
+        self._means: dict[int, torch.Tensor] = {}
 
     def log_prob(self, temper: float | None = None) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """log q float64 [N] at the network's present heads (-inf outside the support), kept for the scores.
 
         temper: also the log-probability of the law whose conditionals are q_i^temper, renormalised.
         """
-        theta = self.parameters.get()
+        theta = self._theta = self.parameters.get()
+        self._means = {}
         logq = torch.zeros(self.N, dtype=torch.float64, device=self.x.device)
         flat = torch.zeros_like(logq)
-        self.mean_features = []
         for i in range(self.network.S):
-            logp = self._conditional(i, theta)
-            p = logp.exp()
-            self.mean_features.append(p if self.features[i] is None else p @ self.features[i].T)
-            logq += logp.reshape(-1).index_select(0, self.at[i])
+            logits = self._logits(i, theta)
+            total = torch.logsumexp(logits, dim=1)
+            logq += logits.reshape(-1).index_select(0, self.at[i]) - total.index_select(0, self.rows[i])
             if temper is not None:
-                flat += torch.log_softmax(temper * logp, dim=1).reshape(-1).index_select(0, self.at[i])
+                flat += torch.log_softmax(temper * logits, dim=1).reshape(-1).index_select(0, self.at[i])
         if bool(self.outside.any()):
             logq[self.outside], flat[self.outside] = -torch.inf, -torch.inf
         return logq if temper is None else (logq, flat)
+
+    def narrow(self) -> None:
+        """Leave out counts that no conditional gives any probability to speak of (after `log_prob`): most, where limits
+        are generous. It holds while the law moves little; a new tree looks at all counts again."""
+        for i in range(self.network.S):
+            p = self._conditional(i, self._theta).amax(dim=0)
+            counts = max(int((p > _NOWHERE).nonzero()[-1]) + _MARGIN, int(self.x[:, i].max())) + 1
+            if counts >= len(self.bases[i]):
+                continue
+            phi, mask = self.features[i], self.masks[i]
+            self.bases[i] = self.bases[i][:counts]
+            self.features[i] = torch.eye(len(p), counts).double() if phi is None else phi[:, :counts].contiguous()
+            self.masks[i] = mask if mask is None else mask[:, :counts]
+            self.at[i] = self.rows[i] * counts + self.x[:, i]
+            self._overlaps[i] = _overlaps(self.features[i], self.bases[i])
+        self._means = {}
+
+    def means(self, i: int) -> torch.Tensor:
+        """E[phi] of conditional i at every distinct prefix, float64 [U, K], at the heads of the last `log_prob`."""
+        if i not in self._means:
+            p = self._conditional(i, self._theta).exp()
+            self._means[i] = p if self.features[i] is None else p @ self.features[i].T
+        return self._means[i]
 
     def flattened_each(self, temper: float, spread: float = 0.0) -> torch.Tensor:
         """log(r_i / q_i) with r_i the flattened conditional (`flattened`), float64 [S, N]; -inf off the support."""
@@ -162,7 +189,7 @@ class StateTree:
         out = torch.zeros(self.N, dtype=torch.float64, device=self.x.device)
         for i in range(self.network.S):
             natural = self.hidden[i] @ self.parameters.block(v, i)  # [U, K]
-            centred = -(natural * self.mean_features[i]).sum(dim=1)
+            centred = -(natural * self.means(i)).sum(dim=1)
             change = natural if self.features[i] is None else natural @ self.features[i]
             change = change + centred[:, None]
             out += change.reshape(-1).index_select(0, self.at[i])
@@ -176,7 +203,7 @@ class StateTree:
             mass = torch.zeros(U * counts, dtype=torch.float64, device=w.device)
             mass = mass.index_add_(0, self.at[i][: w.shape[0]], w).view(U, counts)
             first = mass if self.features[i] is None else mass @ self.features[i].T
-            out.append((self.hidden[i].T @ (first - mass.sum(dim=1, keepdim=True) * self.mean_features[i])).reshape(-1))
+            out.append((self.hidden[i].T @ (first - mass.sum(dim=1, keepdim=True) * self.means(i))).reshape(-1))
         return torch.cat(out)
 
     def conditional_fit(
@@ -226,15 +253,16 @@ class StateTree:
             d = torch.nn.functional.one_hot(x, len(self.bases[i])).double()
         else:
             d = self.features[i].T[x]
-        return Scores(self.hidden[i][rows], d - self.mean_features[i][rows])
+        return Scores(self.hidden[i][rows], d - self.means(i)[rows])
 
     def _conditional(self, i: int, theta: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of conditional i at every distinct prefix and parameters theta, float64 [U, counts]."""
-        natural = self.hidden[i] @ self.parameters.block(theta, i)
-        logits = (natural if self.features[i] is None else natural @ self.features[i]) + self.bases[i]
-        if self.masks[i] is not None:
-            logits = logits.masked_fill(~self.masks[i], -torch.inf)
-        return torch.log_softmax(logits, dim=1)
+        return torch.log_softmax(self._logits(i, theta), dim=1)
+
+    def _logits(self, i: int, theta: torch.Tensor) -> torch.Tensor:
+        natural, phi, base = self.hidden[i] @ self.parameters.block(theta, i), self.features[i], self.bases[i]
+        logits = natural + base if phi is None else torch.addmm(base, natural, phi)
+        return logits if self.masks[i] is None else logits.masked_fill(~self.masks[i], -torch.inf)
 
 
 def flattened(logp: torch.Tensor, temper: float, spread: float = 0.0) -> torch.Tensor:

@@ -155,6 +155,8 @@ class Tdvp:
             mine = self.world.part(n.shape[0])
             cloud = Cloud(self.parameters, self.enumeration, n[mine], t, mine.start)
             cloud.weigh({name: value[mine] for name, value in info.items()}, self.sampler)
+            if self.integrator.each:
+                cloud.tree.narrow()
         else:
             n = self._matter(t, h)
             mine = self.world.part(n.shape[0])

@@ -1,49 +1,57 @@
 """Exponential collocation on covering samples: the integrator for many species, where no set of states is closed.
 
 At every state of the cloud the master equation is dT/dt = -a T + g(t), with a the state's exit rate and g the flow in
-from its sources, so that (Duhamel)
+from its sources. Duhamel's formula gives T at t + h/2 and t + h from the law q at t and the flow at t, t + h/2 and
+t + h (`hpcme.dynamics.duhamel`): Lobatto IIIA of order four with its stiff part exact (Hochbruck and Ostermann 2010). T
+is positive however long the step. Where rates depend on time, a is the largest exit rate at the three nodes, and what
+is left of the exits joins g.
 
-    T(t + c h) = exp(-a c h) q + integral over s from 0 to c h of exp(-a (c h - s)) g(t + s).
+The laws q_m at t + h/2 and q' at t + h are those with sum w k (T - q) O = 0 over the heads' scores O: T depends on them
+through g, and all are found together. At the solution the residual T - q vanishes state by state where the network can
+hold T, so samples add no noise there. Where it cannot, let r = g - a q - dq/dt be what the master equation is missed
+by: T - q is the integral of exp(-a (h - s)) r. It counts the last 1/a of a step, states that are left quickly count
+less, and mean counts would drift. k = a h / (1 - exp(-a h)) undoes that: h r remains, as in the time-dependent
+variational principle.
 
-g follows from the laws q at t, q_m at t + h/2 and q' at t + h: its logarithm is a parabola through the three values,
-which suits counts that come up like a power of time as well as those that decay. The integral takes g on a finer grid,
-with exact weights for the exponential (Lobatto IIIA of order four with its stiff part exact: Hochbruck and Ostermann
-2010). T is positive however long the step. Where rates depend on time, a is the largest exit rate at the three nodes,
-and what is left of the exits joins g.
-
-The laws q_m and q' are those with sum w k (T - q) O = 0 over the heads' scores O: T depends on them through g, and all
-are found together. At the solution the residual T - q vanishes state by state where the network can hold T, so samples
-add no noise there. Where it cannot, let r = g - a q - dq/dt be what the master equation is missed by: T - q is the
-integral of exp(-a (h - s)) r. It counts the last 1/a of a step, states that are left quickly count less, and mean
-counts would drift. k = a h / (1 - exp(-a h)) undoes that: h r remains, as in the time-dependent variational principle.
-
-One update solves a linear system per conditional, in order, each seeing what the others explain (block Gauss-Seidel):
-its cost grows linearly with the number of species. It treats T as given, though, so slow motions would take as many
-updates as there are transitions in a step; Anderson's acceleration (1965; Walker and Ni 2011) finds them in a few.
-Waveform relaxation: Lelarasmee, Ruehli, Sangiovanni-Vincentelli 1982.
+The equations are solved by Newton's method for the logarithms, one conditional after the other (block Gauss-Seidel), so
+the cost grows linearly with the number of species. A conditional's matrix knows how the flows follow its own parameters
+(`hpcme.dynamics.transport`): without that, updates would be as many as there are transitions in a step. What
+conditionals do to each other goes through the residuals; in a feed-forward chain with exact sums one sweep in order
+would be all it takes. Anderson's acceleration (1965; Walker and Ni 2011) takes care of what samples and feedback leave.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 
+from hpcme.dynamics.duhamel import NOTHING, Duhamel
 from hpcme.dynamics.flow import Flow, bounded_mean
 from hpcme.dynamics.integrators import Integrator, Outcome
+from hpcme.dynamics.transport import Transport
 
-_SWEEPS = 2  # over the conditionals, per update
+_SWEEPS = 5  # over the conditionals, per update: cheaper than an update
 _MOST = 50  # updates
-_AIM = 25  # updates of a step of good length: they grow with its length once it is many transitions long
-_RAISES = 2  # of the ridge, where so many updates do not find the laws
-_RAISE = 10.0
-_ENOUGH = 0.005  # they end when an update is below this share of the tolerance, in the Fisher norm
-_FRESH = 2  # the first so many form their matrices, the others use the last ones
+_ENOUGH = 0.05  # they end when one is below this share of the tolerance, in the Fisher norm
+_FRESH = 5  # times that matrices are formed in a step: at first, after updates that had to be shortened, and after
+_SLOW, _FAR = 0.5, 0.1  # those above this share of the one before, as long as they are large (share of the tolerance)
+_FARTHEST = 0.2  # a law that moves further in a step, in the Fisher norm, leaves the states of the cloud behind
+_AIM = 25  # updates of a step of good length
+_RAISES, _RAISE = 2, 10.0  # of the ridge, where so many updates do not find the laws
 _MEMORY = 8  # updates that the acceleration remembers
-_PIECES = 8  # of the finer grid, an even number
-_OVERSHOOT = 0.5  # log g may pass its three values by this much; else it is two straight lines
-_NOTHING = 1e-300
 _ALIKE = 1e-10  # updates that differ by less than this share of their square are taken for the same
+
+
+class _Laws(NamedTuple):
+    """Both laws that are looked for: heads x float64 [2, P], their probabilities q at the states [2, D], the flows in g
+    [2, D], and the probabilities of all states of the tree under the second, [E]."""
+
+    x: torch.Tensor
+    q: torch.Tensor
+    g: torch.Tensor
+    density: torch.Tensor
 
 
 class Waveform(Integrator):
@@ -51,148 +59,156 @@ class Waveform(Integrator):
 
     damping = 1e-4, 1e-6  # conditionals are solved one by one, without a long memory
     each = True
-    order = 3  # of the error estimate in the length of a step
+    order = 5  # of the error estimate in the length of a step
 
     def _step(self, flow: Flow, t: float, h: float, predict: torch.Tensor | None) -> Outcome | None:
-        parameters, settings, D = flow.parameters, self.settings, flow.cloud.D
-        begin, w = parameters.get(), flow.cloud.weight
-        nodes = []
+        parameters, D = flow.parameters, flow.cloud.D
+        begin, nodes = parameters.get(), []
         for time in (t, t + 0.5 * h, t + h):  # later ones may know more sources than earlier ones
             flow.cloud.at(time)
             nodes.append((flow.cloud.inflow, flow.cloud.a0))
         a = torch.stack([exits for _, exits in nodes]).amax(dim=0)
-        duhamel = _Duhamel(a, h)
+        duhamel = Duhamel(a, h)
 
         def inward(k: int, density: torch.Tensor) -> torch.Tensor:
             inflow, exits = nodes[k]
             return inflow @ density[: inflow.shape[1]] + (a - exits) * density[:D]
 
-        density = flow.density()
-        self.evaluations += 1
-        q0, g0 = density[:D], inward(0, density)
+        def laws(x: torch.Tensor) -> _Laws:
+            q, g = [], []
+            for k in range(2):
+                parameters.set(x[k])
+                density = flow.density()
+                q.append(density[:D])
+                g.append(inward(k + 1, density))
+            self.evaluations += 2
+            return _Laws(x, torch.stack(q), torch.stack(g), density)
 
-        def found(ridge: float) -> tuple[torch.Tensor, list[torch.Tensor], int] | None:
-            """The laws at t + h/2 and t + h, float64 [2, D], the flows in, and updates taken; None if not found."""
-            x, q, g = torch.stack([begin, begin]), torch.stack([q0, q0]), [inward(1, density), inward(2, density)]
-            memory = _Anderson(flow.world, x.numel(), _MEMORY)
-            for update in range(_MOST):
-                target = duhamel.targets(q0, g0, *g)
-                if update < _FRESH:
-                    L = bounded_mean(q[1], target[1]).clamp_min(_NOTHING)
-                    even = w * L * duhamel.even
-                    if not self._form(flow, even, ridge):
-                        return None
-                move, change = self._solve(flow, even, (target - q) / L, x - begin, ridge)
-                root = (w * L).sqrt()
-                step = memory.extended(torch.cat([move.reshape(-1), (root * change).reshape(-1)]))
-                change = step[x.numel() + D :] / root.clamp_min(_NOTHING)
-                step = step * self._bridle(flow, change, q[1], target[1])
-                memory.take(step)
-                size = math.sqrt(memory.square(step[x.numel() :]))
-                if not math.isfinite(size):
-                    return None
-                x = x + step[: x.numel()].view_as(x)
-                for k in range(2):
-                    parameters.set(x[k])
-                    new = flow.density()
-                    q[k], g[k] = new[:D], inward(k + 1, new)
-                self.evaluations += 2
-                if size < _ENOUGH * settings.tolerance:
-                    return q, g, update + 1
-            return None
-
-        # Where conditionals are hardly determined, their states' flow into others may feed back. A ridge ends that.
-        laws = None
-        for k in range(_RAISES + 1):
-            laws = laws or found(settings.ridge * _RAISE**k)
-        if laws is None:
-            return None
-        q, g, updates = laws
-        target, simple = duhamel.targets(q0, g0, *g)[1], duhamel.simple(q0, g0, g[1])
+        def targets(found: _Laws) -> torch.Tensor:
+            return duhamel.targets(q0, g0, *found.g)
 
         def distance(p: torch.Tensor, r: torch.Tensor) -> float:
             """In the Fisher norm: its square is twice a KL divergence, for laws that are close."""
-            return math.sqrt(flow.total((p - r) ** 2 / (0.5 * (p + r)).clamp_min(_NOTHING)))
+            return math.sqrt(flow.total((p - r) ** 2 / (0.5 * (p + r)).clamp_min(NOTHING)))
 
-        error, left, moved = distance(target, simple), distance(target, q[1]), distance(target, q0)
-        if not (math.isfinite(error) and math.isfinite(left)):
+        density = flow.density()
+        self.evaluations += 1
+        q0, g0 = density[:D], inward(0, density)
+        first = _Laws(
+            torch.stack([begin, begin]), torch.stack([q0, q0]), torch.stack([inward(k, density) for k in (1, 2)]),
+            density,
+        )  # fmt: skip
+        if predict is not None:  # the motion of the last step goes on, where that is the better guess
+            guess = laws(torch.stack([begin + 0.5 * h * predict, begin + h * predict]))
+            if distance(targets(guess)[1], guess.q[1]) < distance(targets(first)[1], q0):
+                first = guess
+
+        # Where conditionals are hardly determined, their states' flow into others may feed back. A ridge ends that.
+        found = None
+        for k in range(_RAISES + 1):
+            found = found or self._found(flow, duhamel, q0, g0, first, begin, laws, self.settings.ridge * _RAISE**k)
+        if found is None:
             return None
-        return Outcome(error, self.evaluations, self.matrices, left / moved if moved > 0.0 else 0.0, _AIM / updates)
+        found, updates = found
+        target = targets(found)[1]
+        simple = distance(target, duhamel.simple(q0, g0, found.g[1]))  # the error of a straight line for g, order h^3
+        left, moved = distance(target, found.q[1]), distance(target, q0)
+        if not (math.isfinite(simple) and math.isfinite(left)):
+            return None
+        # Errors of higher orders fall like a geometric series: moved, simple, and this one, of order h^5.
+        error = min(simple, 2.0 * simple**2 / moved) if moved > 0.0 else simple
+        grow = min(_AIM / updates, _FARTHEST / moved if moved > 0.0 else math.inf)
+        return Outcome(error, self.evaluations, self.matrices, left / moved if moved > 0.0 else 0.0, grow)
 
-    def _form(self, flow: Flow, weight: torch.Tensor, ridge: float) -> bool:
-        """Factors of the damped matrices O_i^T weight O_i of all conditionals, weight float64 [D], and the scores.
+    def _found(
+        self, flow: Flow, duhamel: Duhamel, q0: torch.Tensor, g0: torch.Tensor, first: _Laws, begin: torch.Tensor,
+        laws, ridge: float,
+    ) -> tuple[_Laws, int] | None:  # fmt: skip
+        """The laws at t + h/2 and t + h, searched from `first`, and the updates taken; None if they are not found.
 
-        False where there are none, as with numbers that are not finite.
+        q0, g0 float64 [D]: law and flow at t; begin float64 [P]: the heads there; laws: evaluates heads [2, P].
         """
-        S, tree, states = flow.parameters.network.S, flow.cloud.tree, slice(0, flow.cloud.D)
-        self._scores = [tree.score_factors(i, states) for i in range(S)]
-        parts = [scores.gram(weight).reshape(-1) for scores in self._scores]
-        self._factors: list[torch.Tensor] = []
-        for M in flow.world.sum_(torch.cat(parts)).split([len(part) for part in parts]):
-            M = M.view(math.isqrt(len(M)), -1)
+        cloud, tolerance, now = flow.cloud, self.settings.tolerance, first
+        w, D, size, formed, form = cloud.weight, cloud.D, math.inf, 0, True
+        for update in range(_MOST):
+            target = duhamel.targets(q0, g0, *now.g)
+            if form:
+                formed += 1
+                memory = _Anderson(flow.world, now.x.numel(), _MEMORY)
+                L = bounded_mean(now.q[1], target[1]).clamp_min(NOTHING)
+                even = w * L * duhamel.even
+                share = cloud.rate * now.density[cloud.source] / now.g[1].clamp_min(NOTHING)[cloud.row]
+                if not self._form(flow, even, duhamel.follow(q0, g0, *now.g), share, ridge):
+                    return None
+            move, change = self._solve(flow, even, (target - now.q) / L, now.x - begin, ridge)
+            root = (w * L).sqrt()
+            step = memory.extended(torch.cat([move.reshape(-1), (root * change).reshape(-1)]))
+            change = step[now.x.numel() + D :] / root.clamp_min(NOTHING)
+            safe = self._bridle(flow, change, now.q[1], target[1])
+            step = safe * step
+            memory.take(step)
+            before, size = size, math.sqrt(memory.square(step[now.x.numel() :]))
+            if not math.isfinite(size):
+                return None
+            now = laws(now.x + step[: now.x.numel()].view_as(now.x))
+            if size < _ENOUGH * tolerance:
+                return now, update + 1
+            form = (safe < 1.0 or (size > _SLOW * before and size > _FAR * tolerance)) and formed < _FRESH
+        return None
+
+    def _form(self, flow: Flow, weight: torch.Tensor, follow: torch.Tensor, share: torch.Tensor, ridge: float) -> bool:
+        """Scores, transport and factorised damped Newton matrices of all conditionals.
+
+        weight float64 [D]; follow float64 [2, 2, D]: how much log T at each of the two times follows log g at each;
+        share float64 [entries]: see `Transport`. False where numbers are not finite or a matrix is singular.
+        """
+        S, cloud = flow.parameters.network.S, flow.cloud
+        self._scores = [cloud.tree.score_factors(i, slice(0, cloud.D)) for i in range(S)]
+        self._transport = [Transport(cloud, i, share) for i in range(S)]
+        parts = []
+        for scores, transport in zip(self._scores, self._transport, strict=True):
+            O = scores.dense()
+            Y = transport.dense(O)
+            M, *blocks = scores.grams(torch.cat([weight[None, :], weight * follow.flatten(0, 1)]))
+            moved = [(O * (weight * c)[:, None]).T @ Y for c in follow.flatten(0, 1)]
+            blocks = [block + more for block, more in zip(blocks, moved, strict=True)]
+            parts.append(torch.stack([M, *blocks]).reshape(-1))
+        self._factors: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for part in flow.world.sum_(torch.cat(parts)).split([len(part) for part in parts]):
+            P = math.isqrt(len(part) // 5)
+            M, blocks = part[: P * P].view(P, P), part[P * P :].view(2, 2, P, P)
             damped = M + torch.diag(self.settings.relative * M.diagonal() + ridge)
-            factor, problem = torch.linalg.cholesky_ex(damped)
+            both = torch.kron(torch.eye(2, dtype=M.dtype, device=M.device), damped)
+            both -= blocks.transpose(1, 2).reshape(2 * P, 2 * P)
+            factor, pivots, problem = torch.linalg.lu_factor_ex(both)
             if int(problem) or not bool(torch.isfinite(factor).all()):
                 return False
-            self._factors.append(factor)
+            self._factors.append((factor, pivots))
+        self._follow = follow
         self.matrices += 1
         return True
 
     def _solve(self, flow: Flow, weight: torch.Tensor, rho: torch.Tensor, moved: torch.Tensor, ridge: float):
-        """Damped least squares of rho float64 [2, D] on the scores, weights [D], conditional by conditional.
+        """Newton's update for residuals rho float64 [2, D] of log q, weights [D], conditional by conditional.
 
         moved float64 [2, P]: how far the parameters are from where the step began. Returns the updates [2, P] and how
         they change log q at the states, [2, D]. The scores are those of `_form`: their means may have moved since.
         """
         parameters, world = flow.parameters, flow.world
-        update, wanted = torch.zeros_like(moved), rho
+        update, change = torch.zeros_like(moved), torch.zeros_like(rho)
         for _ in range(_SWEEPS):
-            for i, (scores, factor) in enumerate(zip(self._scores, self._factors, strict=True)):
+            for i, (scores, transport, factor) in enumerate(
+                zip(self._scores, self._transport, self._factors, strict=True)
+            ):
                 own = parameters.slice(i)
                 r = world.sum_(scores.adjoint(weight * rho)) - ridge * (moved[:, own] + update[:, own])
-                d = torch.cholesky_solve(r.T, factor).T.contiguous()
+                d = torch.linalg.lu_solve(*factor, r.reshape(-1, 1)).view_as(r)
                 update[:, own] += d
-                rho = rho - scores.apply(d)
-        return update, wanted - rho
-
-
-class _Duhamel:
-    """T at t + h/2 and t + h from q at t and the flow in at the three nodes, at every state."""
-
-    def __init__(self, a: torch.Tensor, h: float) -> None:
-        """a float64 [D]: exit rates."""
-        phi = _phi(a * h)
-        self.even = 1.0 / phi[0]  # k of the module, float64 [D]
-        self.whole = torch.exp(-a * h), h * (phi[0] - phi[1]), h * phi[1]
-        # On each of the pieces a parabola again, now through values that differ little.
-        k = h / _PIECES
-        one, two, three = _phi(a * k)
-        three = 2.0 * three
-        self.decay = torch.exp(-a * k)
-        self.weights = k * (one - 3.0 * two + 2.0 * three), 4.0 * k * (two - three), k * (2.0 * three - two)
-        c = torch.linspace(0.0, 1.0, 2 * _PIECES + 1, dtype=a.dtype, device=a.device)[:, None]
-        self.parabola = (1.0 - c) * (1.0 - 2.0 * c), 4.0 * c * (1.0 - c), c * (2.0 * c - 1.0)
-        self.lines = (1.0 - 2.0 * c).clamp_min(0.0), 1.0 - (1.0 - 2.0 * c).abs(), (2.0 * c - 1.0).clamp_min(0.0)
-
-    def simple(self, q: torch.Tensor, g0: torch.Tensor, g1: torch.Tensor) -> torch.Tensor:
-        """T at t + h with g a straight line between its values at t and t + h."""
-        decay, first, second = self.whole
-        return decay * q + first * g0 + second * g1
-
-    def targets(self, q: torch.Tensor, g0: torch.Tensor, gm: torch.Tensor, g1: torch.Tensor) -> torch.Tensor:
-        """T at t + h/2 and t + h, float64 [2, D]."""
-        logs = [g.clamp_min(_NOTHING).log() for g in (g0, gm, g1)]
-        path = sum(basis * log[None, :] for basis, log in zip(self.parabola, logs, strict=True))
-        highest = torch.stack(logs).amax(dim=0)
-        over = path.amax(dim=0) > highest + _OVERSHOOT
-        straight = sum(basis * log[None, :] for basis, log in zip(self.lines, logs, strict=True))
-        g = torch.where(over, straight, path).exp()
-        out, (W0, Wm, W1) = [], self.weights
-        for piece in range(_PIECES):
-            q = self.decay * q + W0 * g[2 * piece] + Wm * g[2 * piece + 1] + W1 * g[2 * piece + 2]
-            if piece in (_PIECES // 2 - 1, _PIECES - 1):
-                out.append(q)
-        return torch.stack(out).clamp_min(_NOTHING)
+                u = scores.apply(d)
+                flow_in = u + transport.apply(d, u)
+                rho = rho - u + (self._follow * flow_in[None, :, :]).sum(dim=1)
+                change = change + u
+        return update, change
 
 
 class _Anderson:
@@ -225,7 +241,7 @@ class _Anderson:
         tail = F[:, self.head :].contiguous()
         sums = self.world.sum_(torch.cat([tail @ tail.T, (tail @ f[self.head :].contiguous())[:, None]], dim=1))
         G, b = sums[:, :-1].contiguous(), sums[:, -1:].contiguous()
-        factor, problem = torch.linalg.cholesky_ex(G + torch.diag(_ALIKE * G.diagonal() + _NOTHING))
+        factor, problem = torch.linalg.cholesky_ex(G + torch.diag(_ALIKE * G.diagonal() + NOTHING))
         if int(problem):
             return f
         gamma = torch.cholesky_solve(b, factor)[:, 0]
@@ -234,17 +250,3 @@ class _Anderson:
     def take(self, step: torch.Tensor) -> None:
         """What was added to x in the end."""
         self.taken.append(step)
-
-
-def _phi(x: torch.Tensor) -> list[torch.Tensor]:
-    """phi_1, phi_2 and phi_3 of exp(-x), by their series where differences cancel: phi_k(x) = sum (-x)^j / (j + k)!."""
-    small = x < 0.5
-    y, z = torch.where(small, x, torch.zeros_like(x)), torch.where(small, torch.ones_like(x), x)
-    out, value = [], torch.exp(-z)
-    for k in (1, 2, 3):
-        value = (1.0 / math.factorial(k - 1) - value) / z
-        series = torch.zeros_like(y)
-        for j in reversed(range(14)):
-            series = series * -y + 1.0 / math.factorial(j + k)
-        out.append(torch.where(small, series, value))
-    return out

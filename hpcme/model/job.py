@@ -250,11 +250,11 @@ def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
         "sampling.cover": 0.1 if tdvp else 0.3, "solver.epochs": 4 if natural else 20,
         "sampling.tail": 0.5 if tdvp and waveform else 0.3 if tdvp else 0.1 if values["solver.loss"] == "kl" else 0.0,
     }  # fmt: skip
-    if values["network.sight"] != "auto" and values["network.kind"] not in ("auto", "basis"):
-        raise InputError(
-            f'{where}: network.sight goes with network.kind = "basis" only, not with "{values["network.kind"]}": leave '
-            "one of the two out."
-        )
+    for key, default in (("network.sight", "auto"), ("network.far", False)):
+        if values[key] != default and kind != "basis":
+            raise InputError(
+                f'{where}: {key} goes with network.kind = "basis" only, not with "{kind}": leave one of the two out.'
+            )
     for key, value in chosen.items():
         if values[key] == "auto":
             values[key] = value

@@ -55,6 +55,12 @@ KEYS: dict[str, Key] = {
         low=0,
         high=1_000_000,
     ),
+    "network.far": Key(
+        "bool",
+        False,
+        "basis: a conditional also sees sums of the counts of species beyond network.sight, in shells that widen with "
+        "the distance; for weak correlations over many reactions, at several times the cost",
+    ),
     "network.support_states": Key(
         "int", 300_000, "enumerate the reachable states for an exact support up to this many", low=1, high=20_000_000
     ),

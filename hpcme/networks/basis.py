@@ -8,7 +8,9 @@ well conditioned for whole runs, where trained hidden layers bring redundant dir
 features with trained output layers: Rahimi and Recht 2008; Huang, Zhu and Siew 2006.
 
 With many species a conditional sees those counts only whose species are close to its own in the graph of reactions.
-States then share their conditionals not by whole prefixes but by the few counts seen (`context`), which are few.
+States then share their conditionals not by whole prefixes but by the few counts seen (`contexts`), which are few. What
+lies further off is seen as sums of counts, over shells that widen with the distance: each says little, but all of it
+together adds up (in a chain of saturating conversions a species is correlated weakly with every one before it).
 """
 
 from __future__ import annotations
@@ -35,9 +37,11 @@ class Basis(VAN):
     def __init__(
         self, limits: np.ndarray, order: list[int], support: Support, width: int, heads: list[str], dtype: torch.dtype,
         laws: list[tuple[list[int], int]] | None = None, sees: list[list[int]] | None = None,
+        sums: list[list[list[int]]] | None = None,
     ) -> None:  # fmt: skip
         """laws: (y, total), integers in model order: sums y . n of counts that are, or stay below, a total. sees: for
-        every position the earlier positions whose counts it sees, in ascending order; None: all."""
+        every position the earlier positions whose counts it sees, in ascending order; None: all. sums: for every
+        position lists of further earlier positions, of which it sees the sum of counts; None: none."""
         laws = [([y[s] for s in order], total) for y, total in laws or []]
         columns = [_features(int(limits[s])).shape[1] for s in order]
         sees = [list(range(i)) if sees is None else list(sees[i]) for i in range(len(order))]
@@ -45,9 +49,11 @@ class Basis(VAN):
         # What a law leaves is a feature where it depends on counts seen and concerns species to come.
         live = [[k for k, (y, _) in enumerate(laws) if any(y[:i]) and any(y[i:])] for i in range(len(order))]
         before = [before[i] + _LEFT * len(live[i]) for i in range(len(order))]
-        widths = [before[i] + width if i else 0 for i in range(len(order))]
+        sums = [[] for _ in order] if sums is None else sums
+        widths = [before[i] + width + len(sums[i]) if i else 0 for i in range(len(order))]
         super().__init__(limits, order, support, widths, heads, dtype)
         self.width, self.live, self.sees = width, live, sees
+        self.sums = sums
         self.sees_all = all(len(seen) == i for i, seen in enumerate(sees))
         self.register_buffer("totals", torch.tensor([t for _, t in laws], dtype=torch.int64), persistent=False)
         self.register_buffer(
@@ -59,6 +65,9 @@ class Basis(VAN):
             features = torch.from_numpy(_features(self.limits[i])).to(dtype)
             self.register_buffer(f"features{i}", features, persistent=False)
             if i:
+                for k, shell in enumerate(sums[i]):
+                    total = sum(self.limits[j] for j in shell)
+                    self.register_buffer(f"sum{i}_{k}", torch.from_numpy(_roots(total)).to(dtype), persistent=False)
                 # Each unit turns over where a random combination of the counts passes a random point of their range.
                 scale = _SLOPE / math.sqrt(max(1.0, len(sees[i]) / 2.0))
                 weight = torch.randn(before[i], width, dtype=torch.float64) * scale
@@ -75,26 +84,33 @@ class Basis(VAN):
                     self.register_buffer(f"seen{i}", columns_seen, persistent=False)
 
     def begin(self) -> Counts:
-        return Counts(self.features0.new_zeros(1, 0), self.totals[None, :])
+        nothing = self.features0.new_zeros(1, 0)
+        return Counts(nothing, self.totals[None, :], nothing.long())
 
     def hidden(self, i: int, carry: Counts) -> torch.Tensor:
         seen = carry.seen if self.sees_all or not i else carry.seen.index_select(1, getattr(self, f"seen{i}"))
-        return self._units(i, seen, carry.left)
+        return self._units(i, seen, carry.left, [carry.counts[:, shell].sum(dim=1) for shell in self.sums[i]])
 
-    def _units(self, i: int, seen: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-        """Hidden vector from the features of the counts seen, [U, F], and what the laws leave, int64 [U, laws]."""
+    def _units(self, i: int, seen: torch.Tensor, left: torch.Tensor, sums: list[torch.Tensor]) -> torch.Tensor:
+        """Hidden vector from the features of the counts seen, [U, F], what the laws leave, int64 [U, laws], and sums of
+        counts further off, int64 [U] each."""
         if not i:
             return seen
         more = [_left(left[:, k], int(self.totals[k])).to(seen.dtype) for k in self.live[i]]
         seen = torch.cat([seen, *more], dim=1)
         z = torch.addmm(getattr(self, f"hidden_bias{i}"), seen, getattr(self, f"hidden_weight{i}"))
-        return torch.cat([seen, torch.tanh(z)], dim=1)
+        far = [getattr(self, f"sum{i}_{k}").index_select(0, total)[:, None] for k, total in enumerate(sums)]
+        return torch.cat([seen, torch.tanh(z), *far], dim=1)
 
     def advance(self, i: int, carry: Counts, parent: torch.Tensor | None, count: torch.Tensor) -> Counts:
         seen = carry.seen if parent is None else carry.seen.index_select(0, parent)
         left = carry.left if parent is None else carry.left.index_select(0, parent)
         left = left - count[:, None] * self.stakes[i][None, :]
-        return Counts(torch.cat([seen, getattr(self, f"features{i}").index_select(0, count)], dim=1), left)
+        counts = carry.counts
+        if any(self.sums):
+            counts = counts if parent is None else counts.index_select(0, parent)
+            counts = torch.cat([counts, count[:, None]], dim=1)
+        return Counts(torch.cat([seen, getattr(self, f"features{i}").index_select(0, count)], dim=1), left, counts)
 
     def contexts(self, x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """See `VAN.contexts`; where little is seen, states share it whenever what is seen of them is equal."""
@@ -109,10 +125,13 @@ class Basis(VAN):
             for k in self.live[i]:
                 total = int(self.totals[k])
                 columns.append((left[:, k].clamp(-1, total) + 1, total + 2))
+            sums = [x[:, shell].sum(dim=1) for shell in self.sums[i]]
+            for shell, total in zip(self.sums[i], sums, strict=True):
+                columns.append((total, sum(self.limits[j] for j in shell) + 1))
             row, first = distinct(columns)
             features = [getattr(self, f"features{j}").index_select(0, x[first, j]) for j in self.sees[i]]
             seen = torch.cat([self.features0.new_zeros(first.shape[0], 0), *features], dim=1)
-            yield row, self._units(i, seen, left[first]), node[first]
+            yield row, self._units(i, seen, left[first], [total[first] for total in sums]), node[first]
             if i + 1 < self.S:
                 left = left - x[:, i, None] * self.stakes[i][None, :]
                 node = self.support.advance(i, node, x[:, i]).clamp_min(0)
@@ -133,10 +152,12 @@ class Basis(VAN):
 
 
 class Counts(NamedTuple):
-    """Sweep state: features of the counts so far, [U, F], and what every law leaves, int64 [U, laws]."""
+    """Sweep state: features of the counts so far, [U, F], what every law leaves, int64 [U, laws], and the counts, int64
+    [U, i], where sums of them are seen."""
 
     seen: torch.Tensor
     left: torch.Tensor
+    counts: torch.Tensor
 
 
 def distinct(columns: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,8 +194,13 @@ def _features(limit: int) -> np.ndarray:
     """
     if limit <= _ONE_HOT:
         return np.eye(limit + 1)[:, 1:]
+    return np.column_stack([np.arange(limit + 1) == 0, _roots(limit)])
+
+
+def _roots(limit: int) -> np.ndarray:
+    """sqrt(n) about the middle of its range, in the module's units, for n = 0..limit: float64 [limit + 1]."""
     root = np.sqrt(np.arange(limit + 1))
-    return np.column_stack([root == 0.0, _UNIT * (root - 0.5 * root[-1])])
+    return _UNIT * (root - 0.5 * root[-1])
 
 
 def _left(left: torch.Tensor, total: int) -> torch.Tensor:

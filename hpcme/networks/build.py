@@ -26,12 +26,12 @@ KINDS: dict[str, type[VAN]] = {"basis": Basis, "gru": GRU, "made": MADE, "transf
 
 def network_spec(
     net: ReactionNetwork, *, kind: str, width: int, depth: int, heads: list[str], order: str | list[str], dtype: str,
-    support_states: int, end: float, sight: int | None = None,
+    support_states: int, end: float, sight: int | None = None, far: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Description of a network as plain values (JSON-able): everything but the parameters.
 
     end: horizon over which time-dependent rates are looked at for reachability. sight: conditionals see species up to
-    this many reactions away (None: all).
+    this many reactions away (None: all); far: and sums of the counts of those further away.
     """
     names = resolved_order(net, order)
     spec = {
@@ -40,10 +40,23 @@ def network_spec(
     }  # fmt: skip
     if sight is not None:
         places = [net.species.index(name) for name in names]
-        near = distances(net)[np.ix_(places, places)] <= sight
-        if not near.all():
-            spec["sees"] = [np.flatnonzero(near[i, :i]).tolist() for i in range(net.S)]
+        away = distances(net)[np.ix_(places, places)]
+        if (away > sight).any():
+            spec["sees"] = [np.flatnonzero(away[i, :i] <= sight).tolist() for i in range(net.S)]
+            if far:
+                spec["sums"] = [_shells(away[i, :i], sight, net.S) for i in range(net.S)]
     return spec
+
+
+def _shells(away: np.ndarray, sight: int, apart: int) -> list[list[int]]:
+    """Positions at distances beyond `sight` and below `apart`, in shells 1, 1, 2, 2, 4, ... wide, but empty ones."""
+    shells, inner, k = [], sight, 0
+    while inner + 1 < apart:
+        width = 2 ** (k // 2)
+        shell = np.flatnonzero((away > inner) & (away <= inner + width) & (away < apart))
+        shells += [shell.tolist()] if len(shell) else []
+        inner, k = inner + width, k + 1
+    return shells
 
 
 def build_network(spec: dict[str, Any], net: ReactionNetwork, seed: int = 0, support: Any = None) -> VAN:
@@ -61,7 +74,10 @@ def build_network(spec: dict[str, Any], net: ReactionNetwork, seed: int = 0, sup
             laws = net.laws
             sums = [*zip(laws.equalities.tolist(), laws.values.tolist(), strict=True)]
             sums += zip(laws.inequalities.tolist(), laws.bounds.tolist(), strict=True)
-            return Basis(net.limits, order, support, spec["width"], spec["heads"], dtype, sums, spec.get("sees"))
+            return Basis(
+                net.limits, order, support, spec["width"], spec["heads"], dtype, sums, spec.get("sees"),
+                spec.get("sums"),
+            )  # fmt: skip
         return KINDS[spec["kind"]](net.limits, order, support, spec["width"], spec["depth"], spec["heads"], dtype)
 
 

@@ -27,12 +27,12 @@ _FEW, _SMOOTH_LIMIT = 5, 5  # splines for counts up to that limit, and the small
 CATEGORICAL_LIMIT = 16  # largest limit for which "auto" takes one free logit per count
 
 
-def splines_of(limit: int, density: float) -> int:
+def splines_of(limit: int, density: float, least: int = SPLINES) -> int:
     """Splines for counts 0..limit: about `density` knots per unit of sqrt(n), in which a Poisson law has a standard
-    deviation of one half; 16 at least, but 5 for the few counts up to a limit of 16."""
+    deviation of one half; `least` at least, but 5 for the few counts up to a limit of 16."""
     if limit <= CATEGORICAL_LIMIT:
         return _FEW
-    return max(SPLINES, 3 + math.ceil(density * math.sqrt(limit)))
+    return max(least, 3 + math.ceil(density * math.sqrt(limit)))
 
 
 class Head(nn.Module, ABC):
@@ -76,12 +76,13 @@ class CategoricalHead(Head):
 class SplineHead(Head):
     """logits = base + (hidden W + b) Phi: base = -log n!; Phi [K, limit + 1]: n / sqrt(limit) and K - 1 splines."""
 
-    density = 1.4
+    density, least = 1.4, SPLINES
 
     def __init__(self, width: int, limit: int, dtype: torch.dtype) -> None:
         super().__init__()
         n = np.arange(limit + 1)
-        phi = np.vstack([n / np.sqrt(limit), uniform_bsplines(np.sqrt(n / limit), splines_of(limit, self.density)).T])
+        splines = uniform_bsplines(np.sqrt(n / limit), splines_of(limit, self.density, self.least))
+        phi = np.vstack([n / np.sqrt(limit), splines.T])
         self.register_buffer("phi", torch.from_numpy(phi).to(dtype), persistent=False)
         self.register_buffer("base", torch.from_numpy(-gammaln(n + 1.0)).to(dtype), persistent=False)
         self.weight = nn.Parameter(torch.zeros(width, phi.shape[0], dtype=dtype))
@@ -117,7 +118,15 @@ class FineSplineHead(SplineHead):
     density = 3.0
 
 
-HEADS: dict[str, type[Head]] = {"categorical": CategoricalHead, "spline": SplineHead, "fine": FineSplineHead}
+class CoarseSplineHead(SplineHead):
+    """About half the splines, for sampled laws of many species, which are close to Poisson laws given the others."""
+
+    density, least = 1.0, 6
+
+
+HEADS: dict[str, type[Head]] = {
+    "categorical": CategoricalHead, "spline": SplineHead, "fine": FineSplineHead, "coarse": CoarseSplineHead,
+}  # fmt: skip
 #: Standard deviation of sqrt(n) below which a count needs the finer splines, and mean count from which this matters;
 #: where sums are exact, and more parameters cost nothing but time, earlier.
 _NARROW, _LARGE = 0.35, 15.0
@@ -134,7 +143,7 @@ def choose_head(kind: str, pmf: torch.Tensor, fine: bool = False, exact: bool = 
     """
     limit = pmf.shape[0] - 1
     if kind == "smooth":
-        return "categorical" if limit < _SMOOTH_LIMIT else "spline"
+        return "categorical" if limit < _SMOOTH_LIMIT else "coarse"
     if limit <= CATEGORICAL_LIMIT:
         return "categorical"
     if kind != "auto":
