@@ -26,6 +26,7 @@ from hpcme.dynamics.tdvp import Tdvp
 from hpcme.dynamics.timers import Timers
 from hpcme.errors import HpcmeError, NumericalError, OutputError
 from hpcme.exact.shorttime import short_time_law
+from hpcme.model.event import refuse_events
 from hpcme.model.job import Job, load_job
 from hpcme.model.ordering import resolved_order
 from hpcme.networks.base import VAN
@@ -104,6 +105,7 @@ def identity(job: Job) -> dict[str, Any]:
 
 def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> None:
     with _together(world):
+        refuse_events(job.net, float(job["time.end"]), "the network solver (hpcme run)")
         shards = shards_of(job, world)
     # Below some hundred thousand entries a matrix is done before a second thread has woken up.
     world.use_threads(1 + shards.rows * len(shards.owned) * job["network.width"] // 400_000)

@@ -10,6 +10,7 @@ import numpy as np
 
 from hpcme.errors import InputError, InternalError, NumericalError
 from hpcme.kernels import ssa
+from hpcme.model.event import refuse_events
 from hpcme.model.network import ReactionNetwork
 
 #: Trajectories started at a time: enough to fill the threads, few enough to report progress.
@@ -84,6 +85,7 @@ def solve_ssa(
         raise InputError(
             "the report times must be a non-empty list of finite numbers >= 0 in increasing order; sort them"
         )
+    refuse_events(net, float(times[-1]), "trajectories (hpcme ssa)")
     if trajectories < 1:
         raise InputError(f"trajectories = {trajectories} must be at least 1")
     samples = np.empty((len(times), trajectories, net.S), dtype=np.int32)

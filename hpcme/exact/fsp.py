@@ -18,6 +18,7 @@ from hpcme.exact.propagate import Propagator
 from hpcme.exact.shorttime import bounded, short_time_law
 from hpcme.exact.statespace import StateSpace, build_generator, enumerate_states, generator_with_sink
 from hpcme.exact.timedependent import TimeDependentPropagator, check_rates
+from hpcme.model.event import refuse_events
 from hpcme.model.network import ReactionNetwork
 
 __all__ = ["FspSolution", "StateSpace", "bounded", "build_generator", "short_time_law", "solve_fsp"]
@@ -100,6 +101,7 @@ def solve_fsp(
     """
     start = time.perf_counter()
     times = _checked_times(times)
+    refuse_events(net, float(times[-1]), "the exact solver (hpcme fsp)")
     space, p = _start(net, times, max_states, states, p0, reflecting)
     propagator = make_propagator(space, float(times[-1]), len(times), tol, method)
     rows = np.empty((len(times), len(space)))

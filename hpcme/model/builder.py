@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from hpcme.errors import InputError, did_you_mean
 from hpcme.model.equation import parse_equation
+from hpcme.model.event import Event
 from hpcme.model.expression import RESERVED, read_value
 from hpcme.model.network import LAW_TEXT, LAWS, ReactionNetwork, read_limit
 from hpcme.model.reaction import Reaction, make_reaction
@@ -16,7 +17,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*", re.ASCII)
 
 
 class ModelBuilder:
-    """Collects parameters, species and reactions; `build` returns the network.
+    """Collects parameters, species, reactions, events and readouts; `build` returns the network.
 
     Every method returns the builder, so calls can be chained:
 
@@ -61,6 +62,9 @@ class ModelBuilder:
         self._species: dict[str, tuple[object, int]] = {}
         self._reactions: list[dict] = []
         self._table: dict | None = None
+        self._events: list[Event] = []
+        self._readouts: dict[str, Expr] = {}
+        self._notes: list[str] = []
 
     def parameter(self, name: str, value: object) -> ModelBuilder:
         """Add a constant: a number, or the text of an expression of parameters added before."""
@@ -113,6 +117,31 @@ class ModelBuilder:
         self._table = {"states": states, "probabilities": probabilities}
         return self
 
+    def event(self, at: object, set: Mapping[str, object], name: str = "") -> ModelBuilder:
+        """At time `at` (a number, or an expression of parameters) set species to numbers or expressions of the counts
+        before: event(25, {"X": 50, "Y": "Y + 20"})."""
+        where = f"{self._source}: event {len(self._events) + 1}"
+        if not isinstance(name, str):
+            raise InputError(f"{where}: name = {name!r} must be text in quotes")
+        if not isinstance(set, Mapping):
+            raise InputError(f"{where}: set = {set!r} must be a table, such as set = {{ X = 50 }}")
+        when = read_value(at, f"{where}, at")
+        sets = {str(species): read_value(value, f"{where}, {species}") for species, value in set.items()}
+        time = when.value if when.is_constant else 0.0  # the network evaluates it with its parameters
+        self._events.append(Event(time, sets, name, when))
+        return self
+
+    def readout(self, name: str, value: object) -> ModelBuilder:
+        """Report an expression of species and parameters beside the species: readout("total", "X + 2*Y")."""
+        self._check_name(name, "readout")
+        self._readouts[name] = read_value(value, f"{self._source}: readout {name}")
+        return self
+
+    def note(self, text: str) -> ModelBuilder:
+        """Keep a remark about how the model was read; it changes nothing."""
+        self._notes.append(text)
+        return self
+
     def build(self) -> ReactionNetwork:
         """The network, with everything checked."""
         if not self._species:
@@ -135,6 +164,9 @@ class ModelBuilder:
             limits=[limit for _, limit in self._species.values()],
             initial_spec=self._initial_spec(),
             source=self._source,
+            events=self._events,
+            readouts=self._readouts,
+            notes=self._notes,
         )
 
     def _initial_spec(self) -> Mapping:
@@ -197,7 +229,9 @@ class ModelBuilder:
                 f"{where} is reserved for expressions ({', '.join(sorted(RESERVED))}); choose another name, "
                 f"such as {name}_0"
             )
-        for other, names in (("parameter", self._parameters), ("species", self._species)):
+        for other, names in (
+            ("parameter", self._parameters), ("species", self._species), ("readout", self._readouts),
+        ):  # fmt: skip
             if name in names:
                 raise InputError(f"{where} is already the name of a {other}; rename one of them")
 

@@ -49,6 +49,17 @@ def describe_dict(net: ReactionNetwork) -> dict:
         ],
         "initial": _initial_text(net),
         "reactions": [_reaction_dict(net, k, reaction) for k, reaction in enumerate(net.reactions)],
+        "events": [
+            {
+                "time": event.time,
+                "name": event.name,
+                "set": {name: expr.to_text() for name, expr in event.assignments.items()},
+                "text": event.text(),
+            }
+            for event in net.events
+        ],
+        "readouts": {name: expr.to_text() for name, expr in net.readouts.items()},
+        "notes": list(net.notes),
         "equalities": _law_dicts(laws.equalities, laws.values, net, "value"),
         "inequalities": _law_dicts(laws.inequalities, laws.bounds, net, "bound"),
         "laws": laws.describe(net.species),
@@ -82,6 +93,15 @@ def describe(net: ReactionNetwork) -> str:
         *_aligned([_species_cells(entry) for entry in data["species"]]),
     ]
     lines += ["", "start", f"  {data['initial']}"]
+    if data["events"]:
+        lines += ["", "events (those of one time one after the other)"]
+        for entry in data["events"]:
+            lines.append(f"  {entry['text']}" + (f"   [{entry['name']}]" if entry["name"] else ""))
+    if data["readouts"]:
+        cells = [[name, "=", text] for name, text in data["readouts"].items()]
+        lines += ["", "readouts", *_aligned(cells)]
+    if data["notes"]:
+        lines += ["", "notes on how this was read", *(f"  {note}" for note in data["notes"])]
     lines += ["", "conservation laws, obeyed by every state"]
     lines += [f"  {law}" for law in data["laws"]] or ["  none"]
     return "\n".join(lines) + "\n"
@@ -112,6 +132,10 @@ def _used_parameters(net: ReactionNetwork) -> set[str]:
     used: set[str] = set()
     for reaction in net.reactions:
         used |= reaction.kinetics.names()
+    for event in net.events:
+        used |= event.when.names().union(*(expr.names() for expr in event.assignments.values()))
+    for expr in net.readouts.values():
+        used |= expr.names()
     for name in reversed(net.parameter_exprs):  # a used parameter uses those further up that it is made of
         if name in used:
             used |= net.parameter_exprs[name].names()
@@ -145,7 +169,7 @@ def _initial_text(net: ReactionNetwork) -> str:
 def _parameter_cells(entry: dict) -> list[str]:
     value = number_text(entry["value"])
     formula = f"= {entry['expression']}" if entry["expression"] != value else ""
-    return [entry["name"], "=", value, formula, "" if entry["used"] else "(no reaction uses it)"]
+    return [entry["name"], "=", value, formula, "" if entry["used"] else "(nothing uses it)"]
 
 
 def _species_cells(entry: dict) -> list[str]:

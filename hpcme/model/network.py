@@ -12,10 +12,13 @@ from types import MappingProxyType
 import numpy as np
 
 from hpcme.errors import InputError, did_you_mean
+from hpcme.model import event as event_rules
 from hpcme.model.conservation import ConservationLaws, find_laws
+from hpcme.model.event import Event
 from hpcme.model.expression import compile_program, read_value
 from hpcme.model.initial import InitialLaw, ProductLaw
 from hpcme.model.reaction import LAW_TEXT, LAWS, Reaction
+from hpcme.model.readout import check_readouts, readout_values
 from hpcme.model.startlaw import count_pmf, is_whole, joint_table
 from hpcme.model.switching import switch_times
 from hpcme.model.tables import PropensityTables, program_depth
@@ -43,6 +46,10 @@ class ReactionNetwork:
     initial : InitialLaw.                initial_spec : the same as written (canonical text is made from it).
     s : int64 [R, S], state changes.     tables : PropensityTables.
     time_dependent : True when any propensity reads t.
+    events : tuple of Event, sorted by time; those of one time are applied one after the other, as written.
+    written_events : the same in the order written.
+    readouts : name -> Expr of species and parameters, reported beside the species.
+    notes : what a reader of other formats (SBML) did to the model, in words; no part of the text or of equality.
     source : where it was read, for messages.
 
     The arrays are plain and writeable, because numba and torch treat read-only ones apart; never write into
@@ -51,7 +58,8 @@ class ReactionNetwork:
     Raises
     ------
     InputError : a rate names a species or something unknown, evaluates to a negative or non-finite number, a
-        reaction changes nothing, a limit lies below the start.
+        reaction changes nothing, a limit lies below the start; an event or readout that means nothing
+        (hpcme/model/event.py, readout.py).
     """
 
     def __init__(
@@ -67,6 +75,9 @@ class ReactionNetwork:
         description: str = "",
         time_unit: str = "1",
         source: str = "model",
+        events: Sequence[Event] = (),
+        readouts: Mapping[str, Expr] = MappingProxyType({}),
+        notes: Sequence[str] = (),
     ) -> None:
         self.name, self.law, self.source = name, law, source
         self.description, self.time_unit = description, time_unit
@@ -80,6 +91,11 @@ class ReactionNetwork:
         self.s = self._state_changes()
         self.tables = self._tables()
         self.time_dependent = bool(self.tables.uses_t.any())
+        self.written_events = event_rules.checked_events(events, self)
+        self.events = event_rules.in_order(self.written_events)
+        self.readouts = MappingProxyType(dict(readouts))
+        check_readouts(self.readouts, self)
+        self.notes = tuple(notes)
         self._switches: tuple[float, np.ndarray] = (0.0, np.zeros(0))
 
     @property
@@ -94,8 +110,8 @@ class ReactionNetwork:
 
     @functools.cached_property
     def laws(self) -> ConservationLaws:
-        """Conservation laws and inequalities that every trajectory from the starting law obeys."""
-        return find_laws(self.s, self.initial)
+        """Conservation laws and inequalities that every trajectory from the starting law obeys, events included."""
+        return find_laws(self.s, self.initial, self._set_by_events())
 
     def switch_times(self, end: float) -> np.ndarray:
         """Times in (0, end) at which a rate may jump or have a kink in t, float64 [K]; see model/switching.py.
@@ -105,6 +121,19 @@ class ReactionNetwork:
         if self._switches[0] != end:
             self._switches = (end, switch_times(self, end))
         return self._switches[1]
+
+    def event_times(self, end: float) -> np.ndarray:
+        """Distinct times of events in (0, end], float64 [K], increasing."""
+        return event_rules.event_times(self.events, end)
+
+    def remap(self, n: np.ndarray, events: Event | Sequence[Event]) -> np.ndarray:
+        """Where one event, or several in turn, lead from states n (integers [B, S]): int64 [B, S]; limits are not
+        applied. InputError where a new value is no count; see model/event.py."""
+        return event_rules.remap(self, n, events)
+
+    def readout_values(self, n: np.ndarray) -> np.ndarray:
+        """Values of the readouts in the states n (integers [B, S]), float64 [B, K]."""
+        return readout_values(self, n)
 
     @functools.cached_property
     def text(self) -> str:
@@ -157,13 +186,19 @@ class ReactionNetwork:
         return ReactionNetwork(**self._parts() | {"limits": list(new.values())})
 
     def _parts(self) -> dict:
-        keys = ("name", "law", "species", "reactions", "description", "time_unit", "source")
+        keys = ("name", "law", "species", "reactions", "description", "time_unit", "source", "notes")
         parts = {key: getattr(self, key) for key in keys}
         return parts | {
             "parameter_exprs": dict(self.parameter_exprs),
             "limits": self.limits.tolist(),
             "initial_spec": dict(self.initial_spec),
+            "events": self.written_events,
+            "readouts": dict(self.readouts),
         }
+
+    def _set_by_events(self) -> list[int]:
+        """Indices of the species that some event sets."""
+        return sorted(self.species.index(name) for name in event_rules.species_set(self.events))
 
     def _initial_law(self) -> InitialLaw:
         """From {"species": [count or law, ...]} or {"states": [[...]], "probabilities": [...]}."""

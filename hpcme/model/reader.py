@@ -13,11 +13,12 @@ from hpcme.model.network import ReactionNetwork
 
 LARGEST_FILE = 16 * 2**20
 
-_TABLES = ("model", "parameters", "species", "initial", "reactions")
+_TABLES = ("model", "parameters", "species", "initial", "reactions", "events", "readouts")
 _JOB_KEYS = frozenset({"time", "network", "solver", "sampling", "run", "output", "scan"})
 _MODEL_KEYS = ("name", "law", "description", "time_unit")
 _SPECIES_KEYS = ("initial", "max")
 _INITIAL_KEYS = ("states", "probabilities")
+_EVENT_KEYS = ("at", "set", "name")
 _REACTION_KEYS = ("equation", "rate", "propensity", "reverse_rate", "name")
 
 
@@ -80,6 +81,9 @@ def load_model_text(text: str, where: str = "model text", default_name: str = "m
     if "initial" in data:
         _read_initial(builder, _table(data, "initial", where), where)
     _read_reactions(builder, data.get("reactions"), where)
+    _read_events(builder, data.get("events", []), where)
+    for name, value in _table(data, "readouts", where, required=False).items():
+        builder.readout(name, value)
     return builder.build()
 
 
@@ -160,6 +164,18 @@ def _read_reactions(builder: ModelBuilder, value: object, where: str) -> None:
             reverse_rate=entry.get("reverse_rate"),
             name=entry.get("name", ""),
         )
+
+
+def _read_events(builder: ModelBuilder, value: object, where: str) -> None:
+    if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+        raise InputError(f"{where}: events must be tables [[events]] with double brackets, one per event")
+    for number, entry in enumerate(value, 1):
+        here = f"{where}: event {number}"
+        _check_keys(entry, _EVENT_KEYS, here)
+        for key, example in (("at", "at = 25"), ("set", "set = { X = 50 }")):
+            if key not in entry:
+                raise InputError(f"{here} has no {key}; add for example {example}")
+        builder.event(entry["at"], entry["set"], entry.get("name", ""))
 
 
 def _short(value: object) -> str:

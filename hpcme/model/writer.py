@@ -43,6 +43,13 @@ def canonical_text(net: ReactionNetwork, description: bool = True) -> str:
             lines.append(f"propensity = {_value(reaction.propensity)}")
         if reaction.name:
             lines.append(f"name = {quoted(reaction.name)}")
+    for event in net.written_events:
+        sets = ", ".join(f"{name} = {_value(expr)}" for name, expr in event.assignments.items())
+        lines += ["", "[[events]]", f"at = {_value(event.when)}", f"set = {{ {sets} }}"]
+        if event.name:
+            lines.append(f"name = {quoted(event.name)}")
+    if net.readouts:
+        lines += ["", "[readouts]", *(f"{name} = {_value(expr)}" for name, expr in net.readouts.items())]
     return "\n".join(lines) + "\n"
 
 

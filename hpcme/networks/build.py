@@ -83,12 +83,15 @@ def build_support(net: ReactionNetwork, order: list[int], max_states: int, end: 
 
 
 def enumerate_reachable(net: ReactionNetwork, max_states: int, end: float) -> np.ndarray | None:
-    """Reachable states within the limits, int32 [M, S], or None when there are more than max_states.
+    """Reachable states within the limits, int32 [M, S], or None when there are more than max_states, or where events
+    until `end` make others reachable, which is not looked into.
 
     The last answer is remembered: reading a job, its support and its solver all ask for the same states. Never write
     into them.
     """
     global _last
+    if len(net.event_times(end)):
+        return None
     end = end if net.time_dependent else 0.0
     if _last is not None and _last.net() is net and _last.end == end:
         if _last.states is not None:
