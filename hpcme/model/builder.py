@@ -133,8 +133,10 @@ class ModelBuilder:
 
     def readout(self, name: str, value: object) -> ModelBuilder:
         """Report an expression of species and parameters beside the species: readout("total", "X + 2*Y")."""
-        self._check_name(name, "readout")
-        self._readouts[name] = read_value(value, f"{self._source}: readout {name}")
+        expr = read_value(value, f"{self._source}: readout {name}")
+        if not (expr.op == "NAME" and expr.name == name and name not in self._readouts):  # a parameter by its own name
+            self._check_name(name, "readout")
+        self._readouts[name] = expr
         return self
 
     def note(self, text: str) -> ModelBuilder:

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from hpcme.errors import InputError, did_you_mean
+from hpcme.model.files import nearby
 from hpcme.model.keys import KEYS, checked
 from hpcme.model.network import ReactionNetwork
-from hpcme.model.reader import load_model, load_model_text, nearby
+from hpcme.model.reader import load_model, load_model_text
 
 MODEL_SUFFIXES = (".toml",)
 _MANY = 7  # species from which sampled sums need the integrator for many

@@ -185,6 +185,10 @@ class ReactionNetwork:
             new[name] = read_limit(value, f"{self.source}: limit of species {name}")
         return ReactionNetwork(**self._parts() | {"limits": list(new.values())})
 
+    def with_notes(self, notes: Sequence[str]) -> ReactionNetwork:
+        """The same network with other notes."""
+        return ReactionNetwork(**self._parts() | {"notes": notes})
+
     def _parts(self) -> dict:
         keys = ("name", "law", "species", "reactions", "description", "time_unit", "source", "notes")
         parts = {key: getattr(self, key) for key in keys}

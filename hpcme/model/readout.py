@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 
 def check_readouts(readouts: Mapping[str, Expr], net: ReactionNetwork) -> None:
-    """InputError for a readout that reads the time or something unknown, or has the name of something else."""
+    """InputError for a readout that reads the time or something unknown, or has the name of something else.
+
+    A parameter may be reported under its own name: k = "k".
+    """
     allowed = [*net.species, *net.parameters]
     for name, expr in readouts.items():
         where = f"{net.source}: readout {name} = {expr.to_text()}"
-        if name in allowed:
+        if name in allowed and not (name in net.parameters and expr.op == "NAME" and expr.name == name):
             kind = "species" if name in net.species else "parameter"
             raise InputError(f"{where}: {name} is already the name of a {kind}; rename the readout")
         if expr.uses_time():

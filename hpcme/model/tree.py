@@ -137,6 +137,16 @@ class Expr:
             return self
         return Expr(self.op, tuple(arg.bind(values) for arg in self.args))
 
+    def substitute(self, values: Mapping[str, Expr], time: Expr | None = None) -> Expr:
+        """Replace names by expressions, all at once, and the time `t` by `time` where given; other names stay."""
+        if self.op == "NAME":
+            return values.get(self.name, self)
+        if self.op == "TIME":
+            return self if time is None else time
+        if not self.args:
+            return self
+        return Expr(self.op, tuple(arg.substitute(values, time) for arg in self.args))
+
     def fold(self) -> Expr:
         """Replace every sub-expression of constants by its value, and a SELECT on a constant by its
         branch."""

@@ -14,6 +14,9 @@ from hpcme.model.tree import Expr, number_text
 if TYPE_CHECKING:
     from hpcme.model.network import ReactionNetwork
 
+#: Namespace of what hpcme keeps of a network in the annotation of an SBML file.
+ANNOTATION = "urn:hpcme:network:1"
+
 
 def canonical_text(net: ReactionNetwork, description: bool = True) -> str:
     """TOML text that `load_model_text` reads back to an equal network; `description=False` leaves that line
