@@ -140,7 +140,7 @@ class Symbols:
         elif symbol.kind == "reaction":
             self._problems.add(place, f'its formula uses the rate of the reaction "{name}"; write the rate out')
             return None
-        elif symbol.continuous:
+        elif symbol.continuous and place != symbol.place:
             self._problems.add(place, f'its formula uses "{name}", which a rate rule changes continuously')
         return symbol
 
