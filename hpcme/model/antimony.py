@@ -19,13 +19,13 @@ _one_at_a_time = threading.Lock()
 
 
 def read_antimony(path: str | os.PathLike, limits: Mapping[str, object] | None = None) -> ReactionNetwork:
-    """Read an Antimony file; of several models in it the one that antimony takes for the main one (the last, or that with
-    a star). limits: largest counts of species by name, which Antimony does not know.
+    """Read an Antimony file; of several models in it the one that antimony takes for the main one (the last, or that
+    with a star). limits: largest counts of species by name, which Antimony does not know.
 
     Raises
     ------
-    InputError : antimony or libSBML is not installed; a syntax error, with its line; or what `read_sbml` refuses, by the
-        names in the file (lines of the SBML between would mean nothing).
+    InputError : antimony or libSBML is not installed; a syntax error, with its line; or what `read_sbml` refuses, by
+        the names in the file (lines of the SBML between would mean nothing).
     """
     path = Path(path)
     text = read_text(path, "an Antimony file (.ant)")

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from hpcme.errors import InputError, did_you_mean
-from hpcme.model.files import nearby
+from hpcme.model.files import MODEL_SUFFIXES, nearby
 from hpcme.model.keys import KEYS, checked
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.reader import load_model, load_model_text
 
-MODEL_SUFFIXES = (".toml",)
+_ENDINGS = ", ".join(MODEL_SUFFIXES)
 _MANY = 7  # species from which sampled sums need the integrator for many
 
 
@@ -110,15 +110,17 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def read_job_file(path: Path) -> dict[str, Any]:
     """A job as a nested dict; a model file becomes a job that only names it."""
+    if path.suffix.lower() in MODEL_SUFFIXES[1:] and path.is_file():
+        return {"model": path.name}
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(
-            f"{path}: there is no such file. Fix: give the path of a job or model file (.toml).{nearby(path)}"
+            f"{path}: there is no such file. Fix: give the path of a job or model file ({_ENDINGS}).{nearby(path)}"
         ) from None
     except IsADirectoryError:
         raise InputError(
-            f"{path}: cannot be read: it is a folder. Fix: give the path of a job or model file (.toml) in it."
+            f"{path}: cannot be read: it is a folder. Fix: give the path of a job or model file in it."
         ) from None
     except UnicodeDecodeError as problem:
         raise InputError(
@@ -128,10 +130,10 @@ def read_job_file(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: cannot be read: {problem.strerror}. Fix: check the path and its permissions."
         ) from None
-    if path.suffix not in MODEL_SUFFIXES:
+    if path.suffix != ".toml":
         raise InputError(
-            f'{path}: a job or model file must end in {", ".join(MODEL_SUFFIXES)}, seen "{path.suffix}". Fix: give '
-            f"a TOML file, renamed if need be.{nearby(path)}"
+            f'{path}: a job file must end in .toml and a model file in {", ".join(MODEL_SUFFIXES)}, seen '
+            f'"{path.suffix}". Fix: give such a file, renamed if need be.{nearby(path)}'
         )
     try:
         raw = tomllib.loads(text)

@@ -21,8 +21,10 @@ _EVENT_KEYS = ("at", "set", "name")
 _REACTION_KEYS = ("equation", "rate", "propensity", "reverse_rate", "name")
 
 
-def load_model(path: str | os.PathLike) -> ReactionNetwork:
+def load_model(path: str | os.PathLike, *, limits: Mapping[str, object] | None = None) -> ReactionNetwork:
     """Read a model file: TOML, SBML (.xml, .sbml) or Antimony (.ant).
+
+    limits: largest counts by species, for formats that do not hold them; in place of those of the file.
 
     Raises
     ------
@@ -34,12 +36,13 @@ def load_model(path: str | os.PathLike) -> ReactionNetwork:
     if suffix in (".xml", ".sbml"):
         from hpcme.model.sbml import read_sbml
 
-        return read_sbml(path)
+        return read_sbml(path, limits)
     if suffix == ".ant":
         from hpcme.model.antimony import read_antimony
 
-        return read_antimony(path)
-    return load_model_text(read_text(path, "a .toml file"), str(path), default_name=path.stem)
+        return read_antimony(path, limits)
+    network = load_model_text(read_text(path, "a .toml file"), str(path), default_name=path.stem)
+    return network.with_limits(limits) if limits else network
 
 
 def load_model_text(text: str, where: str = "model text", default_name: str = "model") -> ReactionNetwork:

@@ -37,11 +37,13 @@ def read_sbml(path: str | os.PathLike, limits: Mapping[str, object] | None = Non
 
 
 def read_sbml_text(
-    text: str, where: str, default_name: str = "model", limits: Mapping[str, object] | None = None, lines: bool = True
-) -> ReactionNetwork:
+    text: str, where: str, default_name: str = "model", limits: Mapping[str, object] | None = None, *,
+    lines: bool = True, known: Mapping[str, int] | None = None,
+) -> ReactionNetwork:  # fmt: skip
     """Read the text of an SBML file; `where` names it in messages.
 
-    lines: False leaves lines out of messages, for text that the user has not written.
+    lines: False leaves lines out of messages, for text that the user has not written. known: limits that are used where
+    `limits` has none; names that are no species are allowed there.
     """
     libsbml = _library(where)
     facts = _Facts(text, where)
@@ -65,7 +67,9 @@ def read_sbml_text(
         else:
             notes.append(f'what the package "{name}" says is left out; the model does not require it')
     written = _annotation(facts)
-    known = {} if written is None else dict(zip(written.species, written.limits.tolist(), strict=True))
+    known = known or {}
+    if written is not None:
+        known = dict(zip(written.species, written.limits.tolist(), strict=True))
 
     def read(limits: Mapping[str, object]) -> ReactionNetwork:
         reader = ModelReader(libsbml, model, where, problems, list(notes))

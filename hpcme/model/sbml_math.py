@@ -164,6 +164,8 @@ class MathReader:
 
     def _number(self, tree: Any, kind: str) -> Expr:
         value = float(tree.getInteger()) if kind == "INTEGER" else float(tree.getReal())
+        if kind == "REAL_E":  # rounded once, as Python reads it
+            value = float(f"{tree.getMantissa()!r}e{tree.getExponent()}")
         if not math.isfinite(value):
             return self._refuse(f"the number {value:g} cannot stand in a formula; it must be finite")
         return constant(value)

@@ -103,10 +103,9 @@ class ModelReader:
 
     def _builder(self, default_name: str) -> ModelBuilder:
         model = self._model
-        return ModelBuilder(
-            model.getId() or model.getName().strip() or default_name, source=self._source,
-            description=model.getName() if model.getId() else "", time_unit=time_unit(model),
-        )  # fmt: skip
+        name = model.getId() or model.getName().strip() or default_name
+        title = "" if model.getName().strip() == name else model.getName()
+        return ModelBuilder(name, source=self._source, description=title, time_unit=time_unit(model))
 
     def _add_all(self, builder: ModelBuilder, events: list[Event], limits: Mapping[str, object]) -> None:
         """Everything of the network, or InputError with everything that stands in the way."""

@@ -41,7 +41,7 @@ ARITY: dict[str, int] = {
             "NEG", "NOT", "EXP", "LOG", "LOG10", "SQRT", "SIN", "COS", "TAN", "TANH", "ABS", "FLOOR", "CEIL", "ASIN",
             "ACOS", "ATAN",
         ), 1
-    ),  # fmt: skip
+    ),
     **dict.fromkeys(
         ("ADD", "SUB", "MUL", "DIV", "POW", "LT", "LE", "GT", "GE", "EQ", "NE", "AND", "OR", "MIN", "MAX"), 2
     ),

@@ -60,7 +60,8 @@ _EVALUATE: dict[str, Callable] = {
     "NOT": lambda a: _number(~_truth(a)),
     "MIN": np.minimum, "MAX": np.maximum,
     "EXP": np.exp, "LOG": np.log, "LOG10": np.log10, "SQRT": np.sqrt, "SIN": np.sin, "COS": np.cos,
-    "TAN": np.tan, "TANH": np.tanh, "ASIN": np.arcsin, "ACOS": np.arccos, "ATAN": np.arctan, "ABS": np.abs, "FLOOR": np.floor, "CEIL": np.ceil,
+    "TAN": np.tan, "TANH": np.tanh, "ASIN": np.arcsin, "ACOS": np.arccos, "ATAN": np.arctan,
+    "ABS": np.abs, "FLOOR": np.floor, "CEIL": np.ceil,
     "SELECT": lambda c, a, b: np.where(_truth(c), a, b),
 }  # fmt: skip
 
