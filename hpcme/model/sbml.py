@@ -7,6 +7,7 @@ notes of the network say what the reader decided. Needs libSBML (python-libsbml)
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -118,8 +119,10 @@ def _library_errors(libsbml: ModuleType, document: Any, problems: Problems) -> N
 
 
 def _short(error: Any) -> str:
-    """libSBML's message; the first and the last part of a long one, which name the rule and the element."""
+    """libSBML's message without the text of the rule, where it says more of the element behind it."""
     text = " ".join(error.getMessage().split())
+    detail = re.split(r"Reference: \S+ (?:Sections?|Appendix)[^A-Za-z]*(?:and [^A-Za-z]*)?", text)[-1]
+    text = detail if len(detail) > 20 else text
     if len(text) > 400:
         text = f"{text[:150]} ... {text[-240:]}"
     return f"{error.getShortMessage()}: {text} (SBML rule {error.getErrorId()})"

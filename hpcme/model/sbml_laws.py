@@ -71,11 +71,13 @@ def forward_and_backward(
 
 def has_difference(law: Expr, species: Sequence[str]) -> bool:
     """Whether the law could be negative by its form: a difference, other than X - 1 and the like, or a minus sign."""
-    if law.op == "NEG":
-        return not law.args[0].is_constant
+    if law.op == "NEG" or (law.is_constant and law.value < 0):
+        return True
     if law.op == "SUB" and _lowered(law, set(species)) is None:
         return bool(law.names() & set(species))
-    if law.op in ("EXP", "SELECT"):  # a difference in an exponent makes nothing negative, nor does one in a condition
+    if law.op in ("EXP", "POW"):  # a difference in an exponent makes nothing negative
+        return any(has_difference(arg, species) for arg in law.args[: law.op == "POW"])
+    if law.op == "SELECT":
         return any(has_difference(arg, species) for arg in law.args[1:])
     return any(has_difference(arg, species) for arg in law.args)
 
@@ -157,7 +159,21 @@ def _terms(expr: Expr, sign: int = 1) -> list[tuple[int, Expr]]:
         return _terms(left, sign) + _terms(right, sign if expr.op == "ADD" else -sign)
     if expr.op == "NEG":
         return _terms(expr.args[0], -sign)
-    return [(sign, expr)]
+    own, rest = _signed(expr)
+    return _terms(rest, -sign) if own < 0 else [(sign, expr)]
+
+
+def _signed(expr: Expr) -> tuple[int, Expr]:
+    """(sign, rest) with the minus signs of factors taken out: (-k)*X is minus k*X."""
+    if expr.op == "NEG":
+        sign, rest = _signed(expr.args[0])
+        return -sign, rest
+    if expr.op == "CONST" and expr.value < 0:
+        return -1, constant(-expr.value)
+    if expr.op in ("MUL", "DIV"):
+        (a, left), (b, right) = (_signed(arg) for arg in expr.args)
+        return a * b, Expr(expr.op, (left, right)) if (left, right) != expr.args else expr
+    return 1, expr
 
 
 def _sum(terms: Sequence[tuple[int, Expr]], sign: int) -> Expr:
