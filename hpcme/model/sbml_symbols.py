@@ -228,8 +228,9 @@ class Symbols:
     def parameter(self, symbol: Symbol) -> Expr:
         """The parameter of the network that stands for a constant or stepped id: a number, or an expression of other
         parameters where an initial assignment gives it. For a species it is the amount."""
+        value = self.amount(symbol) if symbol.kind == "species" else self.value(symbol.id, symbol.place)
         if self.replaced or symbol.assignment is None:
-            return constant(self.amount(symbol) if symbol.kind == "species" else self.value(symbol.id, symbol.place))
+            return constant(value)
         expr = self._inside(symbol, symbol.place, lambda: self.start(symbol.assignment, symbol.place))
         if symbol.kind == "species" and not symbol.by_amount:
             expr = Expr("MUL", (expr, self._start_meaning(symbol.compartment, symbol.place)))
