@@ -60,26 +60,26 @@ def reachable_states(job: Job, most: int) -> dict[str, Any]:
     Raises InputError when a propensity is negative or not finite in one of the first reachable states.
     """
     from hpcme.kernels.reach import reachable
+    from hpcme.model.event import remaps
 
     net = job.net
     end = job["time.end"] or 0.0
     times = _probes(end) if net.time_dependent else None
     try:
         start, _ = net.initial.support(max_states=most)
-        found, complete = reachable(start, net.tables, net.s, net.limits, most, times=times)
+        last = math.inf if job["time.end"] is None else end
+        found, complete = reachable(
+            start, net.tables, net.s, net.limits, most, times=times, remaps=remaps(net, last)
+        )  # fmt: skip
     except InputError:  # the start alone has more states than that
         found, complete = None, False
     if found is not None:
         _check_propensities(net, found[:_CHECKED], [0.0] if times is None else times.tolist())
-    events = False  # until the end; they lead to other states, which are not looked into
-    if len(net.event_times(math.inf if job["time.end"] is None else end)):
-        complete, events = False, True
     count = most if found is None else len(found)
     reports = 0 if job["time.end"] is None else len(job.report_times)
     return {
         "reachable": count,
         "complete": complete,
-        "events": events,
         "box": math.prod(int(limit) + 1 for limit in net.limits),
         "exact_support": complete and count <= job["network.support_states"],
         "exact_solver_bytes": exact_bytes(net, count, reports) if complete else None,
@@ -115,9 +115,7 @@ def _states_text(states: dict[str, Any]) -> list[str]:
         f"{box}" if box < 10**12 else f"{float(box):.3g}" if box < 1e300 else f"about 1e{math.log10(box):.0f}"
     )
     lines = ["", "states"]
-    if states["events"]:
-        lines.append(f"  {count} counted, of {within} within the limits; those behind events are not looked into")
-    elif not states["complete"]:
+    if not states["complete"]:
         lines.append(f"  more than {count} reachable, of {within} within the limits")
         lines.append("  exact solution (hpcme fsp): not with this many states; hpcme ssa gives trajectories")
     else:

@@ -18,7 +18,6 @@ from hpcme.exact.propagate import Propagator
 from hpcme.exact.shorttime import bounded, short_time_law
 from hpcme.exact.statespace import StateSpace, build_generator, enumerate_states, generator_with_sink
 from hpcme.exact.timedependent import TimeDependentPropagator, check_rates
-from hpcme.model.event import refuse_events
 from hpcme.model.network import ReactionNetwork
 
 __all__ = ["FspSolution", "StateSpace", "bounded", "build_generator", "short_time_law", "solve_fsp"]
@@ -101,18 +100,22 @@ def solve_fsp(
     """
     start = time.perf_counter()
     times = _checked_times(times)
-    refuse_events(net, float(times[-1]), "the exact solver (hpcme fsp)")
     space, p = _start(net, times, max_states, states, p0, reflecting)
     propagator = make_propagator(space, float(times[-1]), len(times), tol, method)
     rows = np.empty((len(times), len(space)))
     lost = np.empty(len(times))
     now, worst = 0.0, 0.0
-    for i, t in enumerate(times):
+    events = set(net.event_times(float(times[-1])).tolist())
+    for t in np.union1d(times, sorted(events)).tolist():
         report = _part(progress, now, t, times[-1])
-        p = propagator.advance(p, float(t - now), report)
+        p = propagator.advance(p, t - now, report)
         now = t
-        rows[i], lost[i] = p[:-1], max(worst, p[-1])
-        worst = lost[i]
+        if t in events:
+            p = space.remapped(p, t)
+            propagator.restart(t)
+        for i in np.flatnonzero(times == t):
+            rows[i], lost[i] = p[:-1], max(worst, p[-1])
+        worst = max(worst, p[-1])
     return FspSolution(space.states, times, rows, lost, propagator.method, time.perf_counter() - start)
 
 

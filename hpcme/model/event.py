@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,16 @@ def event_times(events: Sequence[Event], end: float) -> np.ndarray:
     return np.array(sorted({event.time for event in events if event.time <= end}), dtype=np.float64)
 
 
+def events_at(net: ReactionNetwork, t: float) -> tuple[Event, ...]:
+    """The events of exactly that time, in the order in which they are applied."""
+    return tuple(event for event in net.events if event.time == t)
+
+
+def remaps(net: ReactionNetwork, end: float) -> list[Callable[[np.ndarray], np.ndarray]]:
+    """For every time of events in (0, end], in order, what they make of states: integers [B, S] -> int64 [B, S]."""
+    return [functools.partial(remap, net, events=events_at(net, t)) for t in net.event_times(end).tolist()]
+
+
 def remap(net: ReactionNetwork, n: np.ndarray, events: Event | Sequence[Event]) -> np.ndarray:
     """Where one event, or several one after the other, lead from the states n (integers [B, S]): int64 [B, S].
 
@@ -116,16 +127,6 @@ def remap(net: ReactionNetwork, n: np.ndarray, events: Event | Sequence[Event]) 
                 )
             moved[:, net.species.index(name)] = np.rint(value).astype(np.int64)
     return moved
-
-
-def refuse_events(net: ReactionNetwork, end: float, solver: str) -> None:
-    """InputError where the model has events until `end`, for solvers that do not know them."""
-    times = event_times(net.events, end)
-    if len(times):
-        raise InputError(
-            f"{net.source}: the model has an event at t = {times[0]:g}, and events are not solved yet by {solver}. "
-            "Fix: end before the first event, or take [[events]] out"
-        )
 
 
 def _is_count(value: np.ndarray) -> np.ndarray:

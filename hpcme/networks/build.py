@@ -10,6 +10,7 @@ import torch
 
 from hpcme.errors import InputError
 from hpcme.kernels.reach import reachable
+from hpcme.model.event import remaps
 from hpcme.model.influence import distances
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.ordering import resolved_order
@@ -83,16 +84,15 @@ def build_support(net: ReactionNetwork, order: list[int], max_states: int, end: 
 
 
 def enumerate_reachable(net: ReactionNetwork, max_states: int, end: float) -> np.ndarray | None:
-    """Reachable states within the limits, int32 [M, S], or None when there are more than max_states, or where events
-    until `end` make others reachable, which is not looked into.
+    """Reachable states within the limits, int32 [M, S], through events until `end` too, or None when there are more than
+    max_states.
 
     The last answer is remembered: reading a job, its support and its solver all ask for the same states. Never write
     into them.
     """
     global _last
-    if len(net.event_times(end)):
-        return None
-    end = end if net.time_dependent else 0.0
+    if not net.time_dependent:
+        end = float(max(net.event_times(end), default=0.0))
     if _last is not None and _last.net() is net and _last.end == end:
         if _last.states is not None:
             return _last.states if len(_last.states) <= max_states else None
@@ -121,8 +121,9 @@ def _enumerate(net: ReactionNetwork, max_states: int, end: float) -> np.ndarray 
     except InputError:
         return None  # the start alone has more states than that
     states, complete = reachable(
-        start, net.tables, net.s, net.limits, max_states, times=probe_times(end) if net.time_dependent else None
-    )
+        start, net.tables, net.s, net.limits, max_states, times=probe_times(end) if net.time_dependent else None,
+        remaps=remaps(net, end),
+    )  # fmt: skip
     return states if complete else None
 
 
