@@ -20,13 +20,14 @@ from hpcme.dynamics.evolve import Evolution, Progress
 from hpcme.dynamics.exponential import Exponential
 from hpcme.dynamics.motion import Motion
 from hpcme.dynamics.projection import Projection
+from hpcme.dynamics.relaunch import GOOD, JUMPS, Events
 from hpcme.dynamics.sampler import Shards
-from hpcme.dynamics.start import distance_to, fit, fit_heads, marginals
+from hpcme.dynamics.start import marginals, settle
 from hpcme.dynamics.tdvp import Tdvp
 from hpcme.dynamics.timers import Timers
 from hpcme.errors import HpcmeError, NumericalError, OutputError
 from hpcme.exact.shorttime import short_time_law
-from hpcme.model.event import refuse_events
+from hpcme.model.event import species_set
 from hpcme.model.job import Job, load_job
 from hpcme.model.ordering import resolved_order
 from hpcme.networks.base import VAN
@@ -41,10 +42,8 @@ from hpcme.store.writer import RunWriter
 Say = Callable[[str], None]
 
 
-_START_JUMPS = (3.0, 10.0, 30.0, 100.0)
 _FREE_FIRST = 400  # largest limit of a first species with a free logit for every count
 _CERTIFIED_ALL = 5000  # states up to which the certificate of a scheme that samples sums over all of them
-_START_TV = 1e-3  # total variation distance at which a start is good enough
 
 
 def _nothing(line: str) -> None:
@@ -105,7 +104,6 @@ def identity(job: Job) -> dict[str, Any]:
 
 def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> None:
     with _together(world):
-        refuse_events(job.net, float(job["time.end"]), "the network solver (hpcme run)")
         shards = shards_of(job, world)
     # Below some hundred thousand entries a matrix is done before a second thread has woken up.
     world.use_threads(1 + shards.rows * len(shards.owned) * job["network.width"] // 400_000)
@@ -179,8 +177,9 @@ def prepare(
         scheme = Projection(network, enumeration, shards, world, job, timers)
     certificate = Certificate(network, enumeration, world, shards=shards, states=states)
     evolution = Evolution(
-        job, scheme, certificate, world, recorder, timers, lambda line: say(f"hpcme: warning: {line}")
-    )
+        job, scheme, certificate, world, recorder, timers, Events(job, world, say),
+        lambda line: say(f"hpcme: warning: {line}"),
+    )  # fmt: skip
     if checkpoint is not None:
         evolution.restore(checkpoint[1])
         say(f"hpcme: continuing at step {evolution.step}, t = {evolution.t:g}")
@@ -202,6 +201,9 @@ def network_of(job: Job, pmfs: list[torch.Tensor]) -> dict[str, Any]:
         first = job.net.species.index(order[0])
         if job.net.limits[first] <= _FREE_FIRST:
             heads[first] = "categorical"
+    for name in species_set(job.net.events):  # the law of a count that is set to a value is narrow for a while
+        s = job.net.species.index(name)
+        heads[s] = "fine" if heads[s] in ("spline", "coarse") and basis else heads[s]
     return network_spec(
         job.net, kind=job["network.kind"], width=job["network.width"], depth=job["network.depth"],
         heads=heads, order=order,
@@ -241,28 +243,25 @@ def _start(job: Job, say: Say) -> _Start:
     wanted = job["solver.start_jumps"]
     trials = (wanted,)
     if wanted == "auto":
-        trials = _START_JUMPS if job["solver.scheme"] == "tdvp" else _START_JUMPS[:1]
+        trials = JUMPS if job["solver.scheme"] == "tdvp" else JUMPS[:1]
+    first = min([float(job.report_times[1]), *job.net.event_times(float(job.report_times[1])).tolist()])
     found = support = None
     for jumps in trials:
         began = time.perf_counter()
         t0, states, p, lost = short_time_law(
-            job.net, jumps=jumps, t_max=float(job.report_times[1]), max_states=job["solver.start_states"]
+            job.net, jumps=jumps, t_max=first, max_states=job["solver.start_states"]
         )
         pmfs = marginals(states, p, job.net.limits)
         spec = network_of(job, pmfs)
         network = build_network(spec, job.net, seed=job["run.seed"], support=support)
         support = network.support  # the same for every trial
         network.set_marginals(pmfs)
-        if job["solver.scheme"] == "tdvp":
-            kl, tv = fit_heads(network, states, p)
-        else:
-            kl = fit(network, states, p, epochs=job["solver.start_epochs"], seed=job["run.seed"])
-            tv = distance_to(network, states, p)
+        kl, tv = settle(network, states, p, job)
         if found is None or tv + lost < found.distance:
             found = _Start(t0, spec, network.state_dict(), min(1.0, tv + lost))
             line = (f"hpcme: start at t = {t0:.4g}, exact on {len(states)} states (neglected {lost:.1e}); "
                     f"fit KL {kl:.1e}, TV {tv:.1e} in {time.perf_counter() - began:.1f} s")  # fmt: skip
-        if found.distance <= _START_TV or t0 >= float(job.report_times[1]):
+        if found.distance <= GOOD or t0 >= first:
             break
     say(line)
     return found

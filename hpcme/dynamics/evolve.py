@@ -18,6 +18,7 @@ import torch
 from hpcme.dynamics.certificate import DELTA, Certificate
 from hpcme.dynamics.exponential import Exponential
 from hpcme.dynamics.projection import Projection
+from hpcme.dynamics.relaunch import After, Events
 from hpcme.dynamics.tdvp import Tdvp
 from hpcme.dynamics.timers import Timers
 from hpcme.errors import Fault, InternalError, NumericalError
@@ -51,13 +52,14 @@ class Evolution:
 
     def __init__(
         self, job, scheme: Projection | Tdvp | Exponential, certificate: Certificate, world: World, recorder,
-        timers: Timers, warn: Callable[[str], None] = lambda line: None,
+        timers: Timers, events: Events, warn: Callable[[str], None] = lambda line: None,
     ) -> None:  # fmt: skip
         self.job, self.scheme, self.certificate, self.world = job, scheme, certificate, world
-        self.recorder, self.timers, self.warn = recorder, timers, warn
+        self.recorder, self.timers, self.events, self.warn = recorder, timers, events, warn
         self.times = job.report_times
-        # Steps land on the report times and on times at which rates switch.
-        self.stops = np.union1d(self.times, job.net.switch_times(float(self.times[-1])))
+        # Steps land on the report times, on events and on times at which rates switch.
+        end = float(self.times[-1])
+        self.stops = np.unique([*self.times, *job.net.event_times(end), *job.net.switch_times(end)])
         self.t, self.step, self.report, self.lost = 0.0, 0, 0, 0.0
         self.dt, self.faults = 0.0, 0  # the last step's length; failed tries so far: each moves the random streams on
 
@@ -82,9 +84,9 @@ class Evolution:
         report at t = 0 exists already."""
         self.report, self.t = 1, t0
         self.certificate.begin(t0, self.scheme.flat(), distance)
-        if t0 >= self.times[1]:
-            self.t = float(self.times[1])
-            self.make_report()
+        if t0 >= self._next_stop_after(0.0):
+            self.t = self._next_stop_after(0.0)
+        self._arrive()
 
     def run(
         self, stop: Callable[[], bool] = lambda: False, progress: Callable[[Progress], None] | None = None
@@ -102,9 +104,7 @@ class Evolution:
             now = time.monotonic()
             if progress is not None:
                 progress(Progress(self.t, self.times[-1], self.step, row["dt"], row["certificate"], now - begun))
-            reported = self.t >= self.times[self.report]
-            if reported:
-                self.make_report()
+            reported = self._arrive()
             due = steps_since >= self.job["output.checkpoint_steps"]
             late = now - last_checkpoint >= self.job["output.checkpoint_seconds"]
             pause, late = self._agree(stop(), late)
@@ -115,8 +115,27 @@ class Evolution:
                 return False
         return True
 
-    def make_report(self) -> None:
-        """Keep a report of the present law as the next one. Collective."""
+    def _arrive(self) -> bool:
+        """Events and reports that are due at the present time; True where a report was made. Collective."""
+        reported = False
+        while self.report < len(self.times):
+            after = None
+            if self.t in self.events.times:
+                after = self.events.remap(self.scheme.network, self.t)
+                self.lost += after.lost
+            if self.t >= self.times[self.report]:
+                self.make_report(after)
+                reported = True
+            if after is None or self.report == len(self.times):
+                break
+            t, distance = self.events.launch(self.scheme.network, after, self._next_stop())
+            self.scheme.forget()
+            self.certificate.leap(t, self.scheme.flat(), distance)
+            self.t, self.dt = t, 0.0
+        return reported
+
+    def make_report(self, after: After | None = None) -> None:
+        """Keep a report of the present law, or of the one right after events, as the next one. Collective."""
         with self.timers("report"):
             parts = self.certificate.parts
             extra = {
@@ -127,6 +146,9 @@ class Evolution:
             }  # fmt: skip
             for failed in range(FAULTS + 1):
                 try:
+                    if after is not None:
+                        self.recorder.remapped(self.report, self.step, after, extra)
+                        break
                     self.recorder.report(self.report, self.t, self.step, self.scheme.network, extra)
                     break
                 except NumericalError as error:  # met by all ranks
@@ -172,7 +194,10 @@ class Evolution:
 
     def _next_stop(self) -> float:
         """The next time on which a step has to land."""
-        return float(self.stops[np.searchsorted(self.stops, self.t, side="right")])
+        return self._next_stop_after(self.t)
+
+    def _next_stop_after(self, t: float) -> float:
+        return float(self.stops[np.searchsorted(self.stops, t, side="right")])
 
     def _try(self, limit: float) -> dict[str, float]:
         """One try of a step, of length `limit` at most. Raises one of _BROKEN where what it gave is not finite."""

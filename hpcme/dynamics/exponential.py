@@ -20,7 +20,7 @@ import torch
 
 from hpcme.dynamics.likelihood import fit_conditionals
 from hpcme.dynamics.motion import Motion
-from hpcme.dynamics.scheme import Advance, flat_parameters, network_state, restore_network
+from hpcme.dynamics.scheme import Advance, clock, flat_parameters, network_state, restore_network
 from hpcme.dynamics.tangent import HeadParameters, StateTree
 from hpcme.errors import Fault, HpcmeError, NumericalError
 from hpcme.exact.fsp import make_propagator
@@ -89,6 +89,10 @@ class Exponential:
         """All parameters of the network as one vector, float64 [P]."""
         return flat_parameters(self.network)
 
+    def forget(self) -> None:
+        """The law has changed all at once: what past steps taught does not hold."""
+        self.h = 0.0
+
     # ---- one step --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -96,7 +100,8 @@ class Exponential:
         """One step from t, at most to t + rest. Raises NumericalError where the network cannot hold the law; the law is
         then as before."""
         begin, logq = self.parameters.get(), self._all(self.tree.log_prob())
-        h = min(rest, _LATER * t if t > 0.0 else 1e-3 * rest, _GROW * self.h if self.h else rest, self.longest)
+        since = clock(self.net, t)
+        h = min(rest, _LATER * since if since > 0.0 else 1e-3 * rest, _GROW * self.h if self.h else rest, self.longest)
         halvings = 0
         while halvings < _MAX_HALVINGS:
             dt = rest / max(1, math.ceil(rest / h - 1e-9))

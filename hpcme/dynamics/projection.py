@@ -126,6 +126,13 @@ class Projection:
             self.optimiser.state[self.live.flat] = moments
         self.sync_frozen()
 
+    def forget(self) -> None:
+        """The law has changed all at once: what past steps taught does not hold."""
+        self.velocity.zero_()
+        self.optimiser.state.clear()
+        self.length.longest = math.inf
+        self.sync_frozen()
+
     def sync_frozen(self) -> None:
         """Freeze the present law as q_t, fixed parts of the heads included."""
         with torch.no_grad():

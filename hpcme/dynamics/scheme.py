@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hpcme.model.network import ReactionNetwork
 from hpcme.networks.base import VAN
 
 _PREFIX = "network/"
@@ -35,6 +36,11 @@ def restore_network(network: VAN, state: dict[str, object]) -> None:
     """Undo `network_state`; other names are passed over."""
     arrays = {name: torch.as_tensor(value) for name, value in state.items() if name.startswith(_PREFIX)}
     network.load_state_dict({name.removeprefix(_PREFIX): value for name, value in arrays.items()})
+
+
+def clock(net: ReactionNetwork, t: float) -> float:
+    """Time since the start, or since the last events: laws move by it at first."""
+    return t - max((event.time for event in net.events if event.time <= t), default=0.0)
 
 
 def flat_parameters(network: VAN) -> torch.Tensor:

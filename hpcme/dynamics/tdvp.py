@@ -15,7 +15,7 @@ from hpcme.dynamics.covering import MANY, NEGLIGIBLE, NEGLIGIBLE_OF_MANY, Cloud,
 from hpcme.dynamics.enumeration import Enumeration
 from hpcme.dynamics.flow import Flow
 from hpcme.dynamics.integrators import Heun, Implicit, Integrator, Rkc2, Ros2, Settings
-from hpcme.dynamics.scheme import Advance, flat_parameters, network_state, restore_network
+from hpcme.dynamics.scheme import Advance, clock, flat_parameters, network_state, restore_network
 from hpcme.dynamics.tangent import HeadParameters, StateTree
 from hpcme.dynamics.waveform import Waveform
 from hpcme.errors import NumericalError
@@ -103,6 +103,11 @@ class Tdvp:
     def flat(self) -> torch.Tensor:
         """All parameters of the network as one vector, float64 [P]."""
         return flat_parameters(self.network)
+
+    def forget(self) -> None:
+        """The law has changed all at once: what past steps taught does not hold."""
+        self.h, self.slope = 0.0, None
+        self.integrator.restore({})
 
     # ---- one step --------------------------------------------------------------------------------------------
 
@@ -198,8 +203,9 @@ class Tdvp:
         return self.states[keep]
 
     def _first_step(self, t: float, rest: float) -> float:
-        """A cautious first step: a tenth of the time that has passed since the start."""
-        return min(rest, 0.1 * t) if t > 0.0 else 1e-3 * rest
+        """A cautious first step: a tenth of the time that has passed since the start, or since the last events."""
+        since = clock(self.enumeration.net, t)
+        return min(rest, 0.1 * since) if since > 0.0 else 1e-3 * rest
 
     def _effective(self, cloud: Cloud) -> float:
         """Effective sample size (sum w q)^2 / sum (w q)^2 (1 - probability of being drawn); the number of states

@@ -116,7 +116,7 @@ def _simulate(
         mine = (times >= begin) & (times < stop)
         until = np.append(times[mine], stop) if np.isfinite(stop) else times[mine]
         if k:  # waiting times have no memory: a stream of its own for each piece leaves the law what it is
-            seed = int(np.random.SeedSequence([seed, k]).generate_state(1, np.uint64)[0])
+            seed = int(np.random.SeedSequence([seed, k]).generate_state(1, np.uint64)[0] >> 1)
         parts, more = ssa.simulate(net.tables, net.s, n0, until, begin, seed, first, max_events)
         samples[mine] = parts[: int(mine.sum())]
         fired = np.where(fired < 0, fired, np.where(more < 0, more, fired + more))

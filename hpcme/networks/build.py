@@ -20,6 +20,7 @@ from hpcme.networks.basis import Basis
 from hpcme.networks.gru import GRU
 from hpcme.networks.made import MADE
 from hpcme.networks.nade import NADE
+from hpcme.networks.remapped import RemappedLaw
 from hpcme.networks.transformer import Transformer
 
 KINDS: dict[str, type[VAN]] = {"basis": Basis, "gru": GRU, "made": MADE, "transformer": Transformer, "nade": NADE}
@@ -142,13 +143,16 @@ def parameters_of(network: VAN) -> dict[str, np.ndarray]:
 
 
 def load_law(spec: dict[str, Any], arrays: dict[str, np.ndarray], net: ReactionNetwork) -> StoredLaw:
-    """The law that a report stored: the model's initial law, a table of states, or a network."""
+    """The law that a report stored: the model's initial law, a table of states, a network, or what events made of one."""
     if spec["kind"] == "initial":
         return StoredLaw(net.initial)
     if spec["kind"] == "table":
         from hpcme.model.initial import TableLaw
 
         return StoredLaw(TableLaw(arrays["states"], arrays["p"], net.limits))
+    if spec["kind"] == "remapped":
+        before = load_law(spec["of"], arrays, net).law
+        return StoredLaw(RemappedLaw(net, before, spec["t"], spec["lost"]))
     network = build_network(spec, net)
     _refuse_unfitting(network.state_dict(), arrays)
     network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})

@@ -320,7 +320,7 @@ class Run:
         found = []
         for k, t in enumerate(self.times):
             stored = self._read(lambda source, k=k: source.network(k))
-            if stored is not None and json.loads(stored["spec"])["kind"] not in ("initial", "table"):
+            if stored is not None and json.loads(stored["spec"])["kind"] not in ("initial", "table", "remapped"):
                 found.append((float(t), stored["spec"], stored["parameters"]))
         return found
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpcme.dynamics.relaunch import After
 from hpcme.dynamics.sampler import Shards
 from hpcme.errors import Fault, InputError
 from hpcme.model.initial import ProductLaw
@@ -47,6 +48,12 @@ class Recorder:
             report.network = {"spec": json.dumps(self.spec), "parameters": parameters_of(network)}
             report.extra.update(extra)
             self.reports.append(report)
+
+    def remapped(self, index: int, step: int, after: After, extra: dict[str, float]) -> None:
+        """Keep a report of the law right after events (`hpcme.dynamics.relaunch`), the same on every rank."""
+        if self.writer is not None:
+            self.reports.append(remapped_report(self.job, self.spec, index, step, after))
+            self.reports[-1].extra.update(extra)
 
     def start(self) -> None:
         """Keep the report at t = 0: the exact initial law."""
@@ -106,6 +113,31 @@ def sampled_report(
         index=index, time=t, samples=n[: job["output.samples"]], weights=None, mean=m.mean, mean_se=m.mean_se,
         covariance=m.covariance, covariance_se=m.covariance_se, sd_se=m.sd_se, marginals=marginals,
         marginals_se=errors, extra={"entropy": flat[0] / N}, step=step,
+    )  # fmt: skip
+
+
+def remapped_report(job, spec: dict[str, Any], index: int, step: int, after: After) -> Report:
+    """The law right after events as a report: of all its states, without standard errors, or of samples of it."""
+    law, states, p = after.law, after.states, after.p
+    u = np.random.default_rng([job["run.seed"], index]).random((max(1, job["output.samples"]), job.net.S))
+    marginals = [np.bincount(states[:, i], weights=p, minlength=limit + 1) for i, limit in enumerate(job.net.limits)]
+    if after.exact:
+        mean, covariance = law_moments(states, p)
+        zero, none = np.zeros(job.net.S), np.zeros((job.net.S, job.net.S))
+        moments = {"mean": mean, "mean_se": zero, "covariance": covariance, "covariance_se": none, "sd_se": zero}
+        errors = [np.zeros_like(m) for m in marginals]
+    else:
+        m = sample_moments(states)
+        moments = {
+            "mean": m.mean, "mean_se": m.mean_se, "covariance": m.covariance, "covariance_se": m.covariance_se,
+            "sd_se": m.sd_se,
+        }  # fmt: skip
+        errors = [np.sqrt(m * (1.0 - m) / len(p)) for m in marginals]
+    described = {"kind": "remapped", "of": spec, "t": after.t, "lost": after.lost}
+    return Report(
+        index=index, time=after.t, samples=law.sample(u)[: job["output.samples"]], weights=None, marginals=marginals,
+        marginals_se=errors, network={"spec": json.dumps(described), "parameters": parameters_of(law.before)}, extra={},
+        step=step, **moments,
     )  # fmt: skip
 
 
