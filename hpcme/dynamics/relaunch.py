@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hpcme.dynamics.enumeration import Enumeration
 from hpcme.dynamics.start import marginals, settle
 from hpcme.dynamics.streams import generator
 from hpcme.errors import HpcmeError, InputError
@@ -113,7 +112,8 @@ class Events:
         if wanted == "auto":
             trials = JUMPS if after.exact and self.job["solver.scheme"] == "tdvp" else (_SAMPLED_JUMPS,)
             trials = trials if after.exact else (_SAMPLED_JUMPS,)
-        rate = float(after.p @ outflow(self.net.tables, after.states, self.net.s, self.net.limits, after.t)[0].sum(axis=1))
+        a, _ = outflow(self.net.tables, after.states, self.net.s, self.net.limits, after.t)
+        rate = float(after.p @ a.sum(axis=1))
         best = None
         for jumps in trials:
             t = min(stop, after.t + jumps / rate) if rate > 0.0 else stop

@@ -80,10 +80,10 @@ def _stratified(cdf: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarray, np.
 
 
 def settle(network: VAN, states: np.ndarray, p: np.ndarray, job, pull: float | None = None) -> tuple[float, float]:
-    """Fit a network to a tabulated law (states int32 [M, S], p float64 [M]) the way that suits a job's scheme, in place.
+    """Fit a network to a tabulated law, states int32 [M, S] and p float64 [M], in place, as suits a job's scheme.
 
-    pull: weight of |theta - theta_before|^2 / 2 in a fit of the heads, for laws that are samples. Returns KL(p || q) and
-    the total variation distance.
+    pull: weight of |theta - theta_before|^2 / 2 in a fit of the heads, for laws that are samples. Returns KL(p || q)
+    and the total variation distance.
     """
     if job["solver.scheme"] == "tdvp":
         return fit_heads(network, states, p, pull=_PULL if pull is None else pull)

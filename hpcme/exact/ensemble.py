@@ -71,7 +71,8 @@ def solve_ssa(
     """Simulate `trajectories` (numbers first_index, ...) of `net` from its starting law at t = 0, recorded at
     `times`.
 
-    Counts are not limited by the model's max. At the time of an event the state after it is recorded. progress is called with the fraction done.
+    Counts are not limited by the model's max. At the time of an event the state after it is recorded.
+    progress is called with the fraction done.
 
     Raises
     ------
@@ -104,8 +105,8 @@ def solve_ssa(
 def _simulate(
     net: ReactionNetwork, n0: np.ndarray, times: np.ndarray, seed: int, first: int, max_events: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Trajectories first, first + 1, ... from n0 (int32 [N, S]) at t = 0, stopped at events and started anew after them:
-    samples int32 [T, N, S] and events int64 [N] as of `ssa.simulate`."""
+    """Trajectories first, first + 1, ... from n0 (int32 [N, S]) at t = 0, stopped at events and started anew after
+    them: samples int32 [T, N, S] and events int64 [N] as of `ssa.simulate`."""
     stops = net.event_times(float(times[-1]))
     if not len(stops):
         return ssa.simulate(net.tables, net.s, n0, times, 0.0, seed, first, max_events)

@@ -85,8 +85,8 @@ def build_support(net: ReactionNetwork, order: list[int], max_states: int, end: 
 
 
 def enumerate_reachable(net: ReactionNetwork, max_states: int, end: float) -> np.ndarray | None:
-    """Reachable states within the limits, int32 [M, S], through events until `end` too, or None when there are more than
-    max_states.
+    """Reachable states within the limits, int32 [M, S], through events until `end` too, or None when there are more
+    than max_states.
 
     The last answer is remembered: reading a job, its support and its solver all ask for the same states. Never write
     into them.
@@ -143,7 +143,7 @@ def parameters_of(network: VAN) -> dict[str, np.ndarray]:
 
 
 def load_law(spec: dict[str, Any], arrays: dict[str, np.ndarray], net: ReactionNetwork) -> StoredLaw:
-    """The law that a report stored: the model's initial law, a table of states, a network, or what events made of one."""
+    """The law that a report stored: the model's initial law, a table of states, a network, or what events made of it."""
     if spec["kind"] == "initial":
         return StoredLaw(net.initial)
     if spec["kind"] == "table":
