@@ -76,7 +76,8 @@ class Collector:
         for item in self._model.getListOfCompartments():
             place = place_of(item)
             value = float(item.getSize()) if item.isSetSize() else None
-            self.symbols.add(Symbol(item.getId(), "compartment", place, value))
+            role = "number" if value == 1 and item.getConstant() else "constant"
+            self.symbols.add(Symbol(item.getId(), "compartment", place, value, role=role))
 
     def _species(self) -> None:
         for item in self._model.getListOfSpecies():
@@ -159,8 +160,11 @@ class Collector:
         for item in self._model.getListOfInitialAssignments():
             place = place_of(item)
             expr = self._math.read(item.getMath(), place)
-            if item.getSymbol() in symbols:
-                symbols[item.getSymbol()].assignment = expr
+            symbol = symbols.get(item.getSymbol())
+            if symbol is not None:
+                symbol.assignment = expr
+                if symbol.kind == "compartment":
+                    symbol.role = "constant"
         for item in self._model.getListOfRules():
             place = place_of(item)
             if item.isAlgebraic():

@@ -14,7 +14,7 @@ from hpcme.model.event import Event
 from hpcme.model.expression import DEEPEST_TREE, LONGEST_TEXT
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.sbml_collect import Collector, RawReaction
-from hpcme.model.sbml_events import EventReader
+from hpcme.model.sbml_events import EventReader, times
 from hpcme.model.sbml_laws import forward_and_backward, has_difference, mass_action, squares
 from hpcme.model.sbml_problems import Place, Problems
 from hpcme.model.sbml_symbols import Symbol
@@ -43,14 +43,7 @@ class ModelReader:
         """
         events = self._roles()
         builder = self._builder(default_name)
-        self._add_all(builder, events, {**(known or {}), **limits})
-        for name in limits:
-            states = [s.name for s in self._states()]
-            if name not in states:
-                raise InputError(
-                    f'{self._source}: limit "{name} = {limits[name]}" names no species whose count changes; they are '
-                    f"{', '.join(states)}.{did_you_mean(name, states)} Correct the name"
-                )
+        self._add_all(builder, events, limits, known or {})
         return builder.build()
 
     # ---- what changes ----
@@ -107,7 +100,9 @@ class ModelReader:
         title = "" if model.getName().strip() == name else model.getName()
         return ModelBuilder(name, source=self._source, description=title, time_unit=time_unit(model))
 
-    def _add_all(self, builder: ModelBuilder, events: list[Event], limits: Mapping[str, object]) -> None:
+    def _add_all(
+        self, builder: ModelBuilder, events: list[Event], limits: Mapping[str, object], known: Mapping[str, int]
+    ) -> None:
         """Everything of the network, or InputError with everything that stands in the way."""
         ready = [part for raw in self._reactions for part in self._read_reaction(raw)]
         readouts = self._readouts()
@@ -120,10 +115,16 @@ class ModelReader:
             place = Place("model", self._model.getId(), 0)
             self._problems.add(place, "no reaction or event changes the count of a species")
         self._problems.raise_any(_WHAT)
+        for name in limits:
+            if name not in counts:
+                raise InputError(
+                    f'{self._source}: limit "{name} = {limits[name]}" names no species whose count changes; they are '
+                    f"{', '.join(counts)}.{did_you_mean(name, counts)} Correct the name"
+                )
         for name, expr in parameters.items():
             builder.parameter(name, expr)
         for name, count in counts.items():
-            builder.species(name, initial=count, max=limits.get(name))
+            builder.species(name, initial=count, max=limits.get(name, known.get(name)))
         for name, left, right, key, expr in ready:
             builder.reaction(equation_text(left, right), name=name, **{key: expr})
         for event in events:
@@ -260,7 +261,7 @@ class ModelReader:
             elif symbol.role == "ruled":
                 expr = self._symbols.resolve(variable(symbol.id), symbol.place)
                 if symbol.kind == "species" and not symbol.by_amount:
-                    expr = Expr("MUL", (expr, self._symbols.size(symbol, symbol.place)))
+                    expr = times(expr, self._symbols.size(symbol, symbol.place))
                 self._printable(expr, symbol.place)
                 if expr.uses_time():
                     self.notes.append(f"{symbol.id} is used in rates, but not reported: its rule reads the time")
