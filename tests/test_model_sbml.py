@@ -94,6 +94,10 @@ def test_a_size_that_is_needed_must_be_given():
     refused(message, species=["id='X' initialAmount='6' hasOnlySubstanceUnits='false'"], **parts)
     refused('compartment "c": it has no size', species=["id='X' initialConcentration='6'"], **parts)
     read({"X": 9}, species=["id='X' initialAmount='6'"], **parts)
+    not_needed = {"compartments": ["id='c'"], "reactions": [reaction("R", "-> X", "2")]}
+    species = ["id='X' initialAmount='6' hasOnlySubstanceUnits='false'", "id='Y' initialAmount='0.5'"]
+    net = read({"X": 9}, species=species, **not_needed)
+    assert net.initial_spec["species"] == [6] and net.parameters == {"Y": 0.5}
 
 
 def test_counts_must_be_whole():

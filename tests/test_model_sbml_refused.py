@@ -113,6 +113,11 @@ def test_stoichiometry_formulas_of_level_2():
     )  # fmt: skip
 
 
+def test_rates_of_change_of_level_3_version_2():
+    parts = {"level": 3, "version": 2}
+    refused("it uses rateOf(...)", species=[X], reactions=[reaction("Q", "X ->", "1 + rateOf(X)", **parts)], **parts)
+
+
 def test_functions_that_call_themselves():
     functions = [
         f"<functionDefinition id='f'>{math('lambda(x, g(x))')}</functionDefinition>",

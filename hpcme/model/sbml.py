@@ -90,7 +90,7 @@ def _annotation(facts: _Facts) -> ReactionNetwork | None:
     from hpcme.model.reader import load_model_text
 
     try:
-        return load_model_text(facts.kept, f"{facts.where}: annotation of hpcme") if facts.kept else None
+        return load_model_text(facts.kept, facts.where) if facts.kept else None
     except InputError:
         return None
 

@@ -11,7 +11,7 @@ from hpcme.model.sbml_math import MathReader
 from hpcme.model.sbml_problems import Place, Problems, place_of
 from hpcme.model.sbml_symbols import Symbol, Symbols
 from hpcme.model.sbml_units import counts_things, definition
-from hpcme.model.tree import Expr, variable
+from hpcme.model.tree import Expr, constant, variable
 
 
 @dataclass
@@ -187,8 +187,10 @@ class Collector:
         found = []
         for item in self._model.getListOfEvents():
             place = place_of(item)
-            if item.isSetDelay():
+            if item.isSetDelay() and self._math.read(item.getDelay().getMath(), place) != constant(0):
                 self._problems.add(place, "it has a delay, which is not supported; put the delay into the trigger time")
+            if self._two and item.isSetTimeUnits():
+                self._problems.add(place, "it has a unit of time of its own; remove it, or scale its times")
             if not item.isSetTrigger() or not item.getTrigger().isSetMath():
                 self._problems.add(place, "it has no trigger; add one, such as t >= 25")
                 continue

@@ -174,9 +174,12 @@ class ModelReader:
         if split is None:
             self.notes.append(f"reaction {raw.id}: reversible, but its law has no backward part; read as forward only")
             return [self._direction(raw.id, left, right, law)]
-        self.notes.append(f"reaction {raw.id}: reversible; read as two reactions, {raw.id} and {raw.id}_reverse")
+        back = f"{raw.id}_reverse"
+        while back in self._symbols.all:
+            back += "_"
+        self.notes.append(f"reaction {raw.id}: reversible; read as two reactions, {raw.id} and {back}")
         return [
-            self._direction(raw.id, left, right, split[0]), self._direction(f"{raw.id}_reverse", right, left, split[1]),
+            self._direction(raw.id, left, right, split[0]), self._direction(back, right, left, split[1]),
         ]  # fmt: skip
 
     def _direction(self, name: str, left: dict, right: dict, law: Expr) -> tuple[str, dict, dict, str, Expr]:

@@ -182,7 +182,10 @@ class Symbols:
         return float(expr.evaluate({name: self.value(name, place) for name in expr.names()}))
 
     def amount(self, symbol: Symbol) -> float:
-        """Amount of a species at t = 0."""
+        """Amount of a species at t = 0. The size of its compartment is needed only where a concentration is given."""
+        given = symbol.id not in self.replaced and symbol.assignment is None and symbol.value is not None
+        if given and not symbol.concentration and math.isfinite(symbol.value):
+            return symbol.value
         value = self.value(symbol.id, symbol.place)
         return value if symbol.by_amount else value * self.value(symbol.compartment, symbol.place)
 
