@@ -9,6 +9,8 @@ from cli_helpers import BIRTH_DEATH, call, process
 from sbml_texts import assert_same_generator, document, event, reaction
 from test_model_events import EVENTS, HEAD
 
+from hpcme.kernels.propensity import propensities
+from hpcme.model.describe import describe, describe_dict
 from hpcme.model.job import load_job
 from hpcme.model.reader import load_model, load_model_text
 from hpcme.model.sbml import read_sbml_text
@@ -90,8 +92,6 @@ def test_sbml_without_the_annotation_has_the_same_generator_events_and_readouts(
     n = np.unique(rng.integers(0, net.limits + 1, size=(300, net.S)), axis=0)
     if net.S <= 2:
         assert_same_generator(net, other, times=(0.0, 1.3, 2.6))
-    from hpcme.kernels.propensity import propensities
-
     for t in (0.0, 1.3, 2.6):
         ours, theirs = propensities(net.tables, n, t), propensities(other.tables, n, t)
         possible = (n[:, None, :] + net.s >= 0).all(axis=2)  # at fewer a law may say what it likes
@@ -223,3 +223,25 @@ def test_refused_models_end_with_65_and_no_traceback(place):
     done = process(place, "check", "bad.xml")
     assert done.code == 65 and "Traceback" not in done.err
     assert "because of 3 elements of it" in done.err and 'species "X": it starts with an amount of 1.5' in done.err
+
+
+def test_check_lists_events_readouts_and_notes_and_run_refuses_events(place, capsys):
+    assert call(capsys, "convert", "pulse.sbml", "pulse.xml", "--max", "X=20").code == 0
+    text = call(capsys, "check", "pulse.xml").out
+    assert "t = 0.5: X = 9   [E]" in text and "y  =  2*X" in text
+    assert "those behind events are not looked into" in text
+    data = json.loads(call(capsys, "check", "pulse.xml", "--json").out)
+    assert data["events"] == [{"time": 0.5, "name": "E", "set": {"X": "9"}, "text": "t = 0.5: X = 9"}]
+    assert data["readouts"] == {"y": "2*X"} and not data["states"]["complete"]
+    for command in (("run",), ("fsp",), ("ssa", "--trajectories", "3")):
+        done = call(capsys, command[0], "pulse.xml", "--end", "1", "--out", "out", *command[1:])
+        assert done.code == 65 and "events are not solved yet by" in done.err
+        assert not (place / "out").exists()
+    assert call(capsys, "fsp", "pulse.xml", "--end", "0.4", "--out", "before", "--quiet").code == 0
+
+
+def test_notes_stay_with_the_network(place):
+    net = read_sbml_text((place / "bd.xml").read_text(), "bd.xml", limits={"X": 9})
+    assert "reactions read as mass action: Birth, Death" in describe(net)
+    assert describe_dict(net)["notes"] == list(net.notes) == list(net.with_parameters({"k": 3}).notes)
+    assert net.with_notes([]) == net and net.with_notes(["x"]).notes == ("x",)
