@@ -19,7 +19,7 @@ from hpcme.model.files import read_text
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.sbml_model import ModelReader
 from hpcme.model.sbml_problems import Problems
-from hpcme.model.writer import ANNOTATION
+from hpcme.model.writer import ANNOTATION, written_limits
 
 _DEEPEST = 200
 _PACKAGE = "http://www.sbml.org/sbml/level3/version"
@@ -39,7 +39,7 @@ def read_sbml(path: str | os.PathLike, limits: Mapping[str, object] | None = Non
 
 def read_sbml_text(
     text: str, where: str, default_name: str = "model", limits: Mapping[str, object] | None = None, *,
-    lines: bool = True, known: Mapping[str, int] | None = None,
+    lines: bool = True, known: Mapping[str, object] | None = None,
 ) -> ReactionNetwork:  # fmt: skip
     """Read the text of an SBML file; `where` names it in messages.
 
@@ -70,7 +70,7 @@ def read_sbml_text(
     written = _annotation(facts)
     known = known or {}
     if written is not None:
-        known = dict(zip(written.species, written.limits.tolist(), strict=True))
+        known = written_limits(written)
 
     def read(limits: Mapping[str, object]) -> ReactionNetwork:
         reader = ModelReader(libsbml, model, where, problems, list(notes))

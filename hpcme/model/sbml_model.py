@@ -35,7 +35,7 @@ class ModelReader:
         self._rates: dict[str, list[str]] = {"mass action": [], "as written": []}
 
     def network(
-        self, default_name: str, limits: Mapping[str, object], known: Mapping[str, int] | None = None
+        self, default_name: str, limits: Mapping[str, object], known: Mapping[str, object] | None = None
     ) -> ReactionNetwork:
         """The network. limits: largest counts by name; known: more of them, of which some may be of no use.
 
@@ -101,7 +101,7 @@ class ModelReader:
         return ModelBuilder(name, source=self._source, description=title, time_unit=time_unit(model))
 
     def _add_all(
-        self, builder: ModelBuilder, events: list[Event], limits: Mapping[str, object], known: Mapping[str, int]
+        self, builder: ModelBuilder, events: list[Event], limits: Mapping[str, object], known: Mapping[str, object]
     ) -> None:
         """Everything of the network, or InputError with everything that stands in the way."""
         ready = [part for raw in self._reactions for part in self._read_reaction(raw)]

@@ -19,7 +19,7 @@ from hpcme.model.initial import ProductLaw
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.reaction import Reaction
 from hpcme.model.tree import TIME_NAME, Expr, constant, number_text
-from hpcme.model.writer import ANNOTATION
+from hpcme.model.writer import ANNOTATION, written_limits
 
 _SBML = "http://www.sbml.org/sbml/level3/version1/core"
 _MATH = "http://www.w3.org/1998/Math/MathML"
@@ -43,15 +43,14 @@ def sbml_text(net: ReactionNetwork) -> str:
     from hpcme.model.sbml import read_sbml_text
 
     plain = _document(net, "")
-    limits = dict(zip(net.species, net.limits.tolist(), strict=True))
-    back = read_sbml_text(plain, f"{net.source}, written as SBML", net.name, known=limits)
+    back = read_sbml_text(plain, f"{net.source}, written as SBML", net.name, known=written_limits(net))
     kept = f'<hpcme:network xmlns:hpcme="{ANNOTATION}" sbml="{back.hash}">{escape(net.text)}</hpcme:network>'
     return _document(net, f"<annotation>{kept}</annotation>")
 
 
 def lost_in_sbml(net: ReactionNetwork) -> list[str]:
     """What only the annotation holds, in words: for programs that do not know it."""
-    limits = ", ".join(f"{name} {limit}" for name, limit in zip(net.species, net.limits, strict=True))
+    limits = ", ".join(f"{name} {limit}" for name, limit in written_limits(net).items())
     found = [f"limits (max) of the species: {limits}"]
     if not net.initial.is_point:
         state = ", ".join(f"{name} = {count}" for name, count in zip(net.species, _start(net), strict=True))
