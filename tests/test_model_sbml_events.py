@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from sbml_texts import assert_same_generator, event, math, reaction
-from test_model_sbml import built, read, refused
+from sbml_texts import assert_same_generator, built, event, math, reaction, read, refused
 
 pytest.importorskip("libsbml")
 

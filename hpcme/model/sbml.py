@@ -22,6 +22,7 @@ from hpcme.model.sbml_problems import Problems
 from hpcme.model.writer import ANNOTATION, written_limits
 
 _DEEPEST = 200
+_WHAT = "a chemical master equation"
 _PACKAGE = "http://www.sbml.org/sbml/level3/version"
 
 
@@ -55,6 +56,7 @@ def read_sbml_text(
     _library_errors(libsbml, document, problems)
     if model is None:
         problems.add_line(0, "there is no <model> in it")
+    if model is None or document.getNumErrors(libsbml.LIBSBML_SEV_FATAL):
         problems.raise_any("SBML")
     if (level, version) not in {(2, v) for v in range(1, 6)} | {(3, 1), (3, 2)}:
         raise InputError(
@@ -73,8 +75,20 @@ def read_sbml_text(
         known = written_limits(written)
 
     def read(limits: Mapping[str, object]) -> ReactionNetwork:
-        reader = ModelReader(libsbml, model, where, problems, list(notes))
-        return reader.network(default_name, limits, known)
+        try:
+            network = ModelReader(libsbml, model, where, problems, list(notes)).network(default_name, limits, known)
+        except RecursionError:
+            raise InputError(
+                f"{where}: its rules, functions or initial assignments lead through too many others; write some out"
+            ) from None
+        except InputError:
+            if not problems.endless:
+                _consistency(libsbml, document, problems)
+            problems.raise_any(_WHAT)
+            raise
+        _consistency(libsbml, document, problems)
+        problems.raise_any(_WHAT)
+        return network
 
     if written is None:
         return read(limits or {})
@@ -107,15 +121,19 @@ def _library(where: str) -> ModuleType:
 
 
 def _library_errors(libsbml: ModuleType, document: Any, problems: Problems) -> None:
-    """What libSBML says about the file: errors of reading, and of consistency (no units, no modelling practice)."""
-    if document.getModel() is not None and not document.getNumErrors(libsbml.LIBSBML_SEV_FATAL):
-        for skipped in (libsbml.LIBSBML_CAT_UNITS_CONSISTENCY, libsbml.LIBSBML_CAT_MODELING_PRACTICE):
-            document.setConsistencyChecks(skipped, False)
-        document.checkConsistency()
+    """The errors that libSBML has found so far."""
     for i in range(document.getNumErrors()):
         error = document.getError(i)
         if error.getSeverity() in (libsbml.LIBSBML_SEV_ERROR, libsbml.LIBSBML_SEV_FATAL):
             problems.add_line(int(error.getLine()), _short(error))
+
+
+def _consistency(libsbml: ModuleType, document: Any, problems: Problems) -> None:
+    """Let libSBML check the model (no units, no modelling practice)."""
+    for skipped in (libsbml.LIBSBML_CAT_UNITS_CONSISTENCY, libsbml.LIBSBML_CAT_MODELING_PRACTICE):
+        document.setConsistencyChecks(skipped, False)
+    document.checkConsistency()
+    _library_errors(libsbml, document, problems)
 
 
 def _short(error: Any) -> str:

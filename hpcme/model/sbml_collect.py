@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from hpcme.model.sbml_events import RawEvent
-from hpcme.model.sbml_math import MathReader
+from hpcme.model.sbml_math import MOST_NESTED, MathReader
 from hpcme.model.sbml_problems import Place, Problems, place_of
 from hpcme.model.sbml_symbols import Symbol, Symbols
 from hpcme.model.sbml_units import counts_things, definition
@@ -56,6 +56,9 @@ class Collector:
                 continue
             arguments = [function.getArgument(i).getName() for i in range(function.getNumArguments())]
             self._math.define(function.getId(), arguments, body)
+            if self._math.nested_too_deep(function.getId()):
+                self._problems.endless = True
+                self._problems.add(place_of(function), f"it leads through more than {MOST_NESTED} other functions")
 
     def _units(self) -> None:
         model = self._model

@@ -32,6 +32,7 @@ class ModelReader:
         self._model, self._source, self._problems, self.notes = model, source, problems, notes
         collected = Collector(libsbml, model, problems, notes)
         self._symbols, self._reactions, self._events = collected.symbols, collected.reactions, collected.events
+        self._order: list[str] = []  # names of the species
         self._rates: dict[str, list[str]] = {"mass action": [], "as written": []}
 
     def network(
@@ -42,6 +43,7 @@ class ModelReader:
         Raises InputError with everything that cannot be read.
         """
         events = self._roles()
+        self._order = [symbol.name for symbol in self._states()]
         builder = self._builder(default_name)
         self._add_all(builder, events, limits, known or {})
         return builder.build()
@@ -157,13 +159,13 @@ class ModelReader:
             return []
         if len(self._problems):
             return []  # values that the forms are looked at with may be missing
-        if not raw.reversible or mass_action(law, self._names()):
+        if not raw.reversible or mass_action(law, self._order):
             return [self._direction(raw.id, left, right, law)]
         values = {name: float(v) for name, v in self._parameter_values().items()}
         consumed = [name for name in {**left, **right} if left.get(name, 0) > right.get(name, 0)]
         made = [name for name in {**left, **right} if left.get(name, 0) < right.get(name, 0)]
-        split = forward_and_backward(law, consumed, made, self._names(), values)
-        if split is None and has_difference(law, self._names()):
+        split = forward_and_backward(law, consumed, made, self._order, values)
+        if split is None and has_difference(law, self._order):
             self._problems.add(
                 raw.place,
                 "it is reversible, and its law is not a difference forward - backward in which each part vanishes "
@@ -184,7 +186,7 @@ class ModelReader:
 
     def _direction(self, name: str, left: dict, right: dict, law: Expr) -> tuple[str, dict, dict, str, Expr]:
         """One direction, as mass action where its law is that of the counts it reads."""
-        order = self._names()
+        order = self._order
         found = mass_action(law, order)
         if found is not None:
             rate, orders = found
@@ -205,9 +207,6 @@ class ModelReader:
             )
         self._rates["as written"].append(name)
         return name, left, right, "propensity", law
-
-    def _names(self) -> list[str]:
-        return [symbol.name for symbol in self._states()]
 
     def _count(self, symbol: Symbol) -> int:
         """Starting count of a species."""
@@ -275,6 +274,7 @@ class ModelReader:
     def _printable(self, expr: Expr, place: Place) -> None:
         """Expressions must fit the text of a model."""
         if expr.depth() > DEEPEST_TREE or len(expr.to_text()) > LONGEST_TEXT:
+            self._problems.endless = True
             self._problems.add(
                 place,
                 f"its formula is too long or too deep once rules and functions are written out (at most {LONGEST_TEXT} "

@@ -13,7 +13,7 @@ its concentration, amount / size of the compartment. Every id has one role:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hpcme.model.expression import RESERVED
@@ -112,11 +112,13 @@ class Symbols:
             self._meanings[name] = meaning
         return meaning
 
-    def size(self, symbol: Symbol, place: Place, steps: Mapping[str, Expr] | None = None, time: Expr | None = None):
+    def size(
+        self, symbol: Symbol, place: Place, steps: Mapping[str, Expr] | None = None, time: Expr | None = None
+    ) -> Expr:
         """Size of a species' compartment, over names of the network."""
         return self._meaning(symbol.compartment, place, steps, time)
 
-    def _inside(self, symbol: Symbol, place: Place, make):
+    def _inside(self, symbol: Symbol, place: Place, make: Callable[[], Expr]) -> Expr:
         """make() while the symbol counts as open; a problem where it is open already (it depends on itself)."""
         if symbol.id in self._open:
             self._problems.add(place, f'"{symbol.id}" is given by a formula that leads back to itself')
