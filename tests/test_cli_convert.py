@@ -116,6 +116,13 @@ def test_sbml_that_was_changed_after_hpcme_wrote_it_keeps_its_limits_and_is_beli
     assert read_sbml_text(sbml_text(net), "m.xml", limits={"X": 50}).limits.tolist() == [50]
 
 
+def test_an_annotation_that_says_something_else_is_not_believed():
+    text = sbml_text(load_model_text(BIRTH_DEATH))
+    assert text.count("k = 2\n") == 1
+    back = read_sbml_text(text.replace("k = 2\n", "k = 3\n"), "m.xml")
+    assert back.parameters["k"] == 2 and any("was changed after" in note for note in back.notes)
+
+
 def test_annotations_that_cannot_be_read_are_passed_over():
     text = sbml_text(load_model_text(BIRTH_DEATH)).replace("[[reactions]]", "[[reactionss]]")
     assert read_sbml_text(text, "m.xml", known={"X": 9}).limits.tolist() == [9]

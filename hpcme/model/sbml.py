@@ -19,6 +19,7 @@ from hpcme.model.files import read_text
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.sbml_model import ModelReader
 from hpcme.model.sbml_problems import Problems
+from hpcme.model.sbml_write import as_sbml_says
 from hpcme.model.writer import ANNOTATION, written_limits
 
 _DEEPEST = 200
@@ -92,7 +93,7 @@ def read_sbml_text(
 
     if written is None:
         return read(limits or {})
-    if read({}).hash == facts.expected:
+    if _unchanged(read({}), written):
         return written.with_limits(limits) if limits else written
     network = read(limits or {})
     remark = "the SBML was changed after hpcme wrote it: only the limits of the species are taken from its annotation"
@@ -107,6 +108,14 @@ def _annotation(facts: _Facts) -> ReactionNetwork | None:
         return load_model_text(facts.kept, facts.where) if facts.kept else None
     except InputError:
         return None
+
+
+def _unchanged(network: ReactionNetwork, written: ReactionNetwork) -> bool:
+    """Whether the SBML, read as `network`, is what hpcme writes for the network in its annotation."""
+    try:
+        return network == as_sbml_says(written)
+    except InputError:
+        return False
 
 
 def _library(where: str) -> ModuleType:
@@ -149,15 +158,12 @@ def _short(error: Any) -> str:
 class _Facts:
     """What the plain XML says: packages, and the annotation of hpcme. Refuses what libSBML should not be given.
 
-    packages : name -> (line, required).
-    kept : TOML text of the network that hpcme wrote, or "".
-    expected : hash of the network that the SBML itself was read as then.
+    packages : name -> (line, required).     kept : TOML text of the network that hpcme wrote, or "".
     """
 
     def __init__(self, text: str, where: str) -> None:
         self.where = where
         self.packages: dict[str, tuple[int, bool]] = {}
-        self.expected = ""
         self._depth, self._inside = 0, 0
         self._parts: list[str] = []
         self._parser = parser = expat.ParserCreate("utf-8", namespace_separator=" ")
@@ -192,7 +198,6 @@ class _Facts:
             raise InputError(f"{self.where}: line {line}: elements are nested deeper than {_DEEPEST} levels")
         if self._inside or name == f"{ANNOTATION} network":
             self._inside += 1
-            self.expected = attributes.get("sbml", self.expected)
 
     def _end(self, name: str) -> None:
         self._depth -= 1

@@ -2,8 +2,8 @@
 
 SBML holds the reactions, parameters, events and readouts. What it cannot hold (limits, laws of the start, which law
 means mass action, names and forms as they were written) is kept as TOML text in an annotation, from which hpcme reads
-back an equal network as long as the SBML around it is not changed. For others the start is one state, the most
-probable one.
+back an equal network as long as the SBML around it still says what hpcme writes for this network. For other programs
+the start is one state, the most probable one.
 """
 
 from __future__ import annotations
@@ -40,12 +40,17 @@ def sbml_text(net: ReactionNetwork) -> str:
 
     Raises InputError where libSBML is not installed.
     """
+    as_sbml_says(net)
+    kept = f'<hpcme:network xmlns:hpcme="{ANNOTATION}">{escape(net.text)}</hpcme:network>'
+    return _document(net, f"<annotation>{kept}</annotation>")
+
+
+def as_sbml_says(net: ReactionNetwork) -> ReactionNetwork:
+    """The network that is read from the SBML of `net` without the annotation, with its limits."""
     from hpcme.model.sbml import read_sbml_text
 
-    plain = _document(net, "")
-    back = read_sbml_text(plain, f"{net.source}, written as SBML", net.name, known=written_limits(net))
-    kept = f'<hpcme:network xmlns:hpcme="{ANNOTATION}" sbml="{back.hash}">{escape(net.text)}</hpcme:network>'
-    return _document(net, f"<annotation>{kept}</annotation>")
+    where = f"{net.source}, written as SBML"
+    return read_sbml_text(_document(net, ""), where, net.name, known=written_limits(net))
 
 
 def lost_in_sbml(net: ReactionNetwork) -> list[str]:
