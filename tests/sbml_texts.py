@@ -3,8 +3,12 @@
 import itertools
 
 import numpy as np
+import pytest
 
+from hpcme.errors import InputError
 from hpcme.exact.fsp import build_generator
+from hpcme.model.builder import ModelBuilder
+from hpcme.model.sbml import read_sbml_text
 
 CORE = {
     (2, v): f"http://www.sbml.org/sbml/level2{'' if v == 1 else f'/version{v}'}" for v in range(1, 6)
@@ -132,3 +136,29 @@ def assert_same_generator(a, b, times=(0.0,), rtol=1e-12) -> None:
         (one, sink_one), (two, sink_two) = build_generator(a, theirs, t), build_generator(b, states, t)
         assert abs(one - two).max() <= rtol * abs(two).max()
         np.testing.assert_allclose(sink_one, sink_two, rtol=rtol, atol=rtol)
+
+
+def read(limits, **parts):
+    """The network of a document with these limits."""
+    return read_sbml_text(document(**parts), "m.xml", limits=limits)
+
+
+def refused(*messages, limits=None, **parts):
+    """The error of a document; every message must be in it."""
+    with pytest.raises(InputError) as caught:
+        read(limits or {"X": 9}, **parts)
+    for message in messages:
+        assert message in str(caught.value), str(caught.value)
+    return str(caught.value)
+
+
+def built(species, reactions, **parameters):
+    """The network that is expected: species name -> (start, limit), reactions (equation, key, value)."""
+    builder = ModelBuilder("m")
+    for name, value in parameters.items():
+        builder.parameter(name, value)
+    for name, (start, limit) in species.items():
+        builder.species(name, initial=start, max=limit)
+    for equation, key, value in reactions:
+        builder.reaction(equation, **{key: value})
+    return builder.build()

@@ -440,8 +440,8 @@ def test_files_that_cannot_be_read(tmp_path):
         load_model(tmp_path)
     with pytest.raises(InputError, match=r"not UTF-8 text \(byte 2\); save the file as UTF-8"):
         load_model(tmp_path / "latin.toml")
-    for suffix in ("xml", "ant"):
-        with pytest.raises(InputError, match="convert the model to TOML"):
+    for suffix in ("xml", "sbml", "ant"):
+        with pytest.raises(InputError, match=r"no such model file; give the path of an? (SBML|Antimony) file"):
             load_model(tmp_path / f"m.{suffix}")
     with open(tmp_path / "huge.toml", "wb") as file:
         os.truncate(file.fileno(), 20 * 2**20)

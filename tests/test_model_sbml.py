@@ -1,38 +1,12 @@
 """What SBML elements mean: amounts and concentrations, starts, rules, laws; against the same models as TOML."""
 
 import pytest
-from sbml_texts import assert_same_generator, document, math, reaction
+from sbml_texts import assert_same_generator, built, document, math, reaction, read, refused
 
 from hpcme.errors import InputError
-from hpcme.model.builder import ModelBuilder
 from hpcme.model.sbml import read_sbml, read_sbml_text
 
 pytest.importorskip("libsbml")
-
-
-def read(limits, **parts):
-    return read_sbml_text(document(**parts), "m.xml", limits=limits)
-
-
-def refused(*messages, limits=None, **parts):
-    """The error of a document; every message must be in it."""
-    with pytest.raises(InputError) as caught:
-        read(limits or {"X": 9}, **parts)
-    for message in messages:
-        assert message in str(caught.value), str(caught.value)
-    return str(caught.value)
-
-
-def built(species, reactions, **parameters):
-    """The network that is expected: species name -> (start, limit), reactions (equation, key, value)."""
-    builder = ModelBuilder("m")
-    for name, value in parameters.items():
-        builder.parameter(name, value)
-    for name, (start, limit) in species.items():
-        builder.species(name, initial=start, max=limit)
-    for equation, key, value in reactions:
-        builder.reaction(equation, **{key: value})
-    return builder.build()
 
 
 # ---- amounts and concentrations ----
@@ -94,6 +68,10 @@ def test_a_size_that_is_needed_must_be_given():
     refused(message, species=["id='X' initialAmount='6' hasOnlySubstanceUnits='false'"], **parts)
     refused('compartment "c": it has no size', species=["id='X' initialConcentration='6'"], **parts)
     read({"X": 9}, species=["id='X' initialAmount='6'"], **parts)
+    not_needed = {"compartments": ["id='c'"], "reactions": [reaction("R", "-> X", "2")]}
+    species = ["id='X' initialAmount='6' hasOnlySubstanceUnits='false'", "id='Y' initialAmount='0.5'"]
+    net = read({"X": 9}, species=species, **not_needed)
+    assert net.initial_spec["species"] == [6] and net.parameters == {"Y": 0.5}
 
 
 def test_counts_must_be_whole():

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from sbml_texts import assert_same_generator, event, math, reaction
-from test_model_sbml import built, read, refused
+from sbml_texts import assert_same_generator, built, event, math, reaction, read, refused
 
 pytest.importorskip("libsbml")
 
@@ -185,6 +184,8 @@ def test_other_triggers_are_refused(trigger, message):
 def test_other_events_are_refused():
     delay = f"<delay>{math('3')}</delay>"
     not_read('event "E": it has a delay', event("E", "time >= 5", {"X": "7"}, extra=delay))
+    none = event("E", "time >= 5", {"X": "7"}, extra=f"<delay>{math('0')}</delay>")
+    assert [e.text() for e in network(none).events] == ["t = 5: X = 7"]
     not_read(
         'event assignment (event E) to "k": it sets a parameter to a value that depends on the state',
         event("E", "time >= 5", {"k": "X"}),

@@ -3,8 +3,7 @@
 import re
 
 import pytest
-from sbml_texts import assert_same_generator, document, reaction
-from test_model_sbml import built, read, refused
+from sbml_texts import assert_same_generator, built, document, reaction, read, refused
 
 from hpcme.model.expression import parse
 from hpcme.model.sbml_laws import forward_and_backward, mass_action

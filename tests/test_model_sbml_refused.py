@@ -1,8 +1,7 @@
 """SBML that is no chemical master equation: refused with the kind, id and line of every element, all at once."""
 
 import pytest
-from sbml_texts import document, event, math, reaction
-from test_model_sbml import read, refused
+from sbml_texts import document, event, math, reaction, read, refused
 
 from hpcme.errors import InputError
 from hpcme.model.sbml import read_sbml_text
@@ -113,6 +112,11 @@ def test_stoichiometry_formulas_of_level_2():
     )  # fmt: skip
 
 
+def test_rates_of_change_of_level_3_version_2():
+    parts = {"level": 3, "version": 2}
+    refused("it uses rateOf(...)", species=[X], reactions=[reaction("Q", "X ->", "1 + rateOf(X)", **parts)], **parts)
+
+
 def test_functions_that_call_themselves():
     functions = [
         f"<functionDefinition id='f'>{math('lambda(x, g(x))')}</functionDefinition>",
@@ -131,6 +135,18 @@ def test_formulas_that_explode_are_refused_quickly():
     rules = ["p0 = X + 1", *(f"p{k} = p{k - 1}*p{k - 1}" for k in range(1, 40))]
     parameters = [f"id='p{k}' constant='false'" for k in range(40)]
     refused("parts with all rules", parameters=parameters, rules=rules, **GOOD)
+
+
+def test_long_chains_of_rules_and_functions_are_refused():
+    rules = ["p0 = X + 1", *(f"p{k} = p{k - 1} + 1" for k in range(1, 400))]
+    parameters = [f"id='p{k}' constant='false'" for k in range(400)]
+    refused("m.xml: ", parameters=parameters, rules=rules, **GOOD)
+    functions = [f"<functionDefinition id='f0'>{math('lambda(x, x + 1)')}</functionDefinition>"]
+    functions += [
+        f"<functionDefinition id='f{k}'>{math(f'lambda(x, f{k - 1}(x) + 1)')}</functionDefinition>"
+        for k in range(1, 600)
+    ]
+    refused("m.xml: ", functions=functions, species=[X], reactions=[reaction("Q", "X ->", "f599(X)")])
 
 
 def test_packages_that_are_not_required_are_left_out_with_a_note():

@@ -62,7 +62,7 @@ def fsp(args: argparse.Namespace) -> int:
         with Display("hpcme fsp", quiet=args.quiet) as display:
             found = solve_fsp(job.net, job.report_times, max_states=args.max_states, progress=display.share)
         extra = {"method": found.method, "seconds": found.seconds}
-        write_fsp_run(folder, identity, found.times, found.states, found.p, found.lost, extra)
+        write_fsp_run(folder, identity, found.times, found.states, found.p, found.lost, extra, job.net)
     return _finish(args, folder, before)
 
 
@@ -79,7 +79,8 @@ def ssa(args: argparse.Namespace) -> int:
 
         with Display("hpcme ssa", quiet=args.quiet) as display:
             found = solve_ssa(job.net, job.report_times, args.trajectories, seed, progress=display.share)
-        write_ssa_run(folder, identity, found.times, found.samples, found.events, {"seconds": found.seconds})
+        extra = {"seconds": found.seconds}
+        write_ssa_run(folder, identity, found.times, found.samples, found.events, extra, job.net)
     return _finish(args, folder, before)
 
 

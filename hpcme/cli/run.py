@@ -216,7 +216,7 @@ def _summary(args: argparse.Namespace, run: Run, folder: Path, before: bool, wal
 
 
 def moments(stats: dict[str, Any]) -> Table:
-    """Mean +- standard error and sd +- standard error of every species, for people."""
+    """Mean +- standard error and sd +- standard error of every species and readout, for people."""
     rows = [
         [
             t,
@@ -227,11 +227,17 @@ def moments(stats: dict[str, Any]) -> Table:
         for k, t in enumerate(stats["times"])
         for i, name in enumerate(stats["species"])
     ]
-    return Table("", ["time", "species", "mean", "sd"], rows)
+    species = len(stats["species"])
+    for k, t in reversed(list(enumerate(stats["times"]))):  # behind the species of the same time
+        rows[(k + 1) * species : (k + 1) * species] = [
+            [t, name, with_error(found["mean"][k], found["mean_se"][k]), with_error(found["sd"][k], found["sd_se"][k])]
+            for name, found in stats["readouts"].items()
+        ]
+    return Table("", ["time", "species" if not stats["readouts"] else "species, readouts", "mean", "sd"], rows)
 
 
 def moments_csv(stats: dict[str, Any]) -> Table:
-    """One row per time and species: moments, and the covariances with all species."""
+    """One row per time and species: moments, and the covariances with all species; then those of readouts, without."""
     species = stats["species"]
     columns = ["mean", "mean_se", "sd", "sd_se"]
     header = ["time", "species", *columns]
@@ -246,6 +252,11 @@ def moments_csv(stats: dict[str, Any]) -> Table:
         ]
         for k, t in enumerate(stats["times"])
         for i, name in enumerate(species)
+    ]
+    rows += [
+        [t, name, *(found[c][k] for c in columns), *[None] * (2 * len(species))]
+        for name, found in stats["readouts"].items()
+        for k, t in enumerate(stats["times"])
     ]
     return Table("", header, rows)
 

@@ -52,8 +52,12 @@ class Event:
         return f"t = {number_text(self.time)}: {sets}"
 
 
-def checked_events(events: Sequence[Event], net: ReactionNetwork) -> tuple[Event, ...]:
+def checked_events(
+    events: Sequence[Event], net: ReactionNetwork, limits: Sequence[int | None]
+) -> tuple[Event, ...]:
     """The events with their times for the parameters of `net`, in the order written.
+
+    limits: largest counts of the species, None where there is none yet.
 
     Raises
     ------
@@ -71,7 +75,8 @@ def checked_events(events: Sequence[Event], net: ReactionNetwork) -> tuple[Event
         if not event.assignments:
             raise InputError(f"{where} sets nothing; give set = {{ X = 50 }} with the species that it changes")
         for name, expr in event.assignments.items():
-            _check_assignment(name, expr, net, where)
+            limit = limits[net.species.index(name)] if name in net.species else None
+            _check_assignment(name, expr, net, LARGEST_COUNT if limit is None else limit, where)
     return tuple(found)
 
 
@@ -156,7 +161,7 @@ def _time(event: Event, net: ReactionNetwork, where: str) -> float:
     return time
 
 
-def _check_assignment(name: str, expr: Expr, net: ReactionNetwork, where: str) -> None:
+def _check_assignment(name: str, expr: Expr, net: ReactionNetwork, limit: int, where: str) -> None:
     if name in net.parameters:
         raise InputError(
             f"{where} sets the parameter {name}; events set species. Let the rate depend on the time instead, such as "
@@ -173,7 +178,6 @@ def _check_assignment(name: str, expr: Expr, net: ReactionNetwork, where: str) -
             raise InputError(f"{where}: {_unknown(used, 'species or parameter', allowed)}")
     folded = expr.bind(net.parameters).fold()
     if folded.is_constant:
-        limit = int(net.limits[net.species.index(name)])
         if not _is_count(np.array([folded.value]))[0]:
             raise InputError(f"{where} is {folded.value:g}; a count must be a whole number from 0 to {limit}")
         if round(folded.value) > limit:

@@ -91,7 +91,7 @@ class ReactionNetwork:
         self.s = self._state_changes()
         self.tables = self._tables()
         self.time_dependent = bool(self.tables.uses_t.any())
-        self.written_events = event_rules.checked_events(events, self)
+        self.written_events = event_rules.checked_events(events, self, limits)
         self.events = event_rules.in_order(self.written_events)
         self.readouts = MappingProxyType(dict(readouts))
         check_readouts(self.readouts, self)

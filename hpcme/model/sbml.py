@@ -19,9 +19,11 @@ from hpcme.model.files import read_text
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.sbml_model import ModelReader
 from hpcme.model.sbml_problems import Problems
-from hpcme.model.writer import ANNOTATION
+from hpcme.model.sbml_write import as_sbml_says
+from hpcme.model.writer import ANNOTATION, written_limits
 
 _DEEPEST = 200
+_WHAT = "a chemical master equation"
 _PACKAGE = "http://www.sbml.org/sbml/level3/version"
 
 
@@ -39,7 +41,7 @@ def read_sbml(path: str | os.PathLike, limits: Mapping[str, object] | None = Non
 
 def read_sbml_text(
     text: str, where: str, default_name: str = "model", limits: Mapping[str, object] | None = None, *,
-    lines: bool = True, known: Mapping[str, int] | None = None,
+    lines: bool = True, known: Mapping[str, object] | None = None,
 ) -> ReactionNetwork:  # fmt: skip
     """Read the text of an SBML file; `where` names it in messages.
 
@@ -55,6 +57,7 @@ def read_sbml_text(
     _library_errors(libsbml, document, problems)
     if model is None:
         problems.add_line(0, "there is no <model> in it")
+    if model is None or document.getNumErrors(libsbml.LIBSBML_SEV_FATAL):
         problems.raise_any("SBML")
     if (level, version) not in {(2, v) for v in range(1, 6)} | {(3, 1), (3, 2)}:
         raise InputError(
@@ -70,15 +73,27 @@ def read_sbml_text(
     written = _annotation(facts)
     known = known or {}
     if written is not None:
-        known = dict(zip(written.species, written.limits.tolist(), strict=True))
+        known = written_limits(written)
 
     def read(limits: Mapping[str, object]) -> ReactionNetwork:
-        reader = ModelReader(libsbml, model, where, problems, list(notes))
-        return reader.network(default_name, limits, known)
+        try:
+            network = ModelReader(libsbml, model, where, problems, list(notes)).network(default_name, limits, known)
+        except RecursionError:
+            raise InputError(
+                f"{where}: its rules, functions or initial assignments lead through too many others; write some out"
+            ) from None
+        except InputError:
+            if not problems.endless:
+                _consistency(libsbml, document, problems)
+            problems.raise_any(_WHAT)
+            raise
+        _consistency(libsbml, document, problems)
+        problems.raise_any(_WHAT)
+        return network
 
     if written is None:
         return read(limits or {})
-    if read({}).hash == facts.expected:
+    if _unchanged(read({}), written):
         return written.with_limits(limits) if limits else written
     network = read(limits or {})
     remark = "the SBML was changed after hpcme wrote it: only the limits of the species are taken from its annotation"
@@ -90,9 +105,17 @@ def _annotation(facts: _Facts) -> ReactionNetwork | None:
     from hpcme.model.reader import load_model_text
 
     try:
-        return load_model_text(facts.kept, f"{facts.where}: annotation of hpcme") if facts.kept else None
+        return load_model_text(facts.kept, facts.where) if facts.kept else None
     except InputError:
         return None
+
+
+def _unchanged(network: ReactionNetwork, written: ReactionNetwork) -> bool:
+    """Whether the SBML, read as `network`, is what hpcme writes for the network in its annotation."""
+    try:
+        return network == as_sbml_says(written)
+    except InputError:
+        return False
 
 
 def _library(where: str) -> ModuleType:
@@ -107,15 +130,19 @@ def _library(where: str) -> ModuleType:
 
 
 def _library_errors(libsbml: ModuleType, document: Any, problems: Problems) -> None:
-    """What libSBML says about the file: errors of reading, and of consistency (no units, no modelling practice)."""
-    if document.getModel() is not None and not document.getNumErrors(libsbml.LIBSBML_SEV_FATAL):
-        for skipped in (libsbml.LIBSBML_CAT_UNITS_CONSISTENCY, libsbml.LIBSBML_CAT_MODELING_PRACTICE):
-            document.setConsistencyChecks(skipped, False)
-        document.checkConsistency()
+    """The errors that libSBML has found so far."""
     for i in range(document.getNumErrors()):
         error = document.getError(i)
         if error.getSeverity() in (libsbml.LIBSBML_SEV_ERROR, libsbml.LIBSBML_SEV_FATAL):
             problems.add_line(int(error.getLine()), _short(error))
+
+
+def _consistency(libsbml: ModuleType, document: Any, problems: Problems) -> None:
+    """Let libSBML check the model (no units, no modelling practice)."""
+    for skipped in (libsbml.LIBSBML_CAT_UNITS_CONSISTENCY, libsbml.LIBSBML_CAT_MODELING_PRACTICE):
+        document.setConsistencyChecks(skipped, False)
+    document.checkConsistency()
+    _library_errors(libsbml, document, problems)
 
 
 def _short(error: Any) -> str:
@@ -131,15 +158,12 @@ def _short(error: Any) -> str:
 class _Facts:
     """What the plain XML says: packages, and the annotation of hpcme. Refuses what libSBML should not be given.
 
-    packages : name -> (line, required).
-    kept : TOML text of the network that hpcme wrote, or "".
-    expected : hash of the network that the SBML itself was read as then.
+    packages : name -> (line, required).     kept : TOML text of the network that hpcme wrote, or "".
     """
 
     def __init__(self, text: str, where: str) -> None:
         self.where = where
         self.packages: dict[str, tuple[int, bool]] = {}
-        self.expected = ""
         self._depth, self._inside = 0, 0
         self._parts: list[str] = []
         self._parser = parser = expat.ParserCreate("utf-8", namespace_separator=" ")
@@ -174,7 +198,6 @@ class _Facts:
             raise InputError(f"{self.where}: line {line}: elements are nested deeper than {_DEEPEST} levels")
         if self._inside or name == f"{ANNOTATION} network":
             self._inside += 1
-            self.expected = attributes.get("sbml", self.expected)
 
     def _end(self, name: str) -> None:
         self._depth -= 1

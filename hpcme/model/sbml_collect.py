@@ -7,11 +7,11 @@ from types import ModuleType
 from typing import Any
 
 from hpcme.model.sbml_events import RawEvent
-from hpcme.model.sbml_math import MathReader
+from hpcme.model.sbml_math import MOST_NESTED, MathReader
 from hpcme.model.sbml_problems import Place, Problems, place_of
 from hpcme.model.sbml_symbols import Symbol, Symbols
 from hpcme.model.sbml_units import counts_things, definition
-from hpcme.model.tree import Expr, variable
+from hpcme.model.tree import Expr, constant, variable
 
 
 @dataclass
@@ -56,6 +56,9 @@ class Collector:
                 continue
             arguments = [function.getArgument(i).getName() for i in range(function.getNumArguments())]
             self._math.define(function.getId(), arguments, body)
+            if self._math.nested_too_deep(function.getId()):
+                self._problems.endless = True
+                self._problems.add(place_of(function), f"it leads through more than {MOST_NESTED} other functions")
 
     def _units(self) -> None:
         model = self._model
@@ -76,7 +79,8 @@ class Collector:
         for item in self._model.getListOfCompartments():
             place = place_of(item)
             value = float(item.getSize()) if item.isSetSize() else None
-            self.symbols.add(Symbol(item.getId(), "compartment", place, value))
+            role = "number" if value == 1 and item.getConstant() else "constant"
+            self.symbols.add(Symbol(item.getId(), "compartment", place, value, role=role))
 
     def _species(self) -> None:
         for item in self._model.getListOfSpecies():
@@ -159,8 +163,11 @@ class Collector:
         for item in self._model.getListOfInitialAssignments():
             place = place_of(item)
             expr = self._math.read(item.getMath(), place)
-            if item.getSymbol() in symbols:
-                symbols[item.getSymbol()].assignment = expr
+            symbol = symbols.get(item.getSymbol())
+            if symbol is not None:
+                symbol.assignment = expr
+                if symbol.kind == "compartment":
+                    symbol.role = "constant"
         for item in self._model.getListOfRules():
             place = place_of(item)
             if item.isAlgebraic():
@@ -183,8 +190,10 @@ class Collector:
         found = []
         for item in self._model.getListOfEvents():
             place = place_of(item)
-            if item.isSetDelay():
+            if item.isSetDelay() and self._math.read(item.getDelay().getMath(), place) != constant(0):
                 self._problems.add(place, "it has a delay, which is not supported; put the delay into the trigger time")
+            if self._two and item.isSetTimeUnits():
+                self._problems.add(place, "it has a unit of time of its own; remove it, or scale its times")
             if not item.isSetTrigger() or not item.getTrigger().isSetMath():
                 self._problems.add(place, "it has no trigger; add one, such as t >= 25")
                 continue

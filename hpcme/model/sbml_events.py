@@ -233,7 +233,7 @@ class EventReader:
                 steps[target] = expr.fold()
                 continue
             if not symbol.by_amount:
-                expr = _times(expr, self._symbols.size(symbol, place, self._steps, time))
+                expr = times(expr, self._symbols.size(symbol, place, self._steps, time))
             sets[symbol.name] = expr.fold()
         for target, expr in steps.items():
             self._steps[target] = expr
@@ -299,8 +299,10 @@ def _interfere(group: Sequence[_Timed]) -> bool:
     return any(_sets(a) & (_sets(b) | b.reads) or _sets(b) & a.reads for a, b in pairs)
 
 
-def _times(expr: Expr, size: Expr) -> Expr:
-    """expr * size, with a factor 1 left out, and size/size too."""
+def times(expr: Expr, size: Expr) -> Expr:
+    """expr * size, without a factor 1, and without size/size."""
+    if size == constant(1):
+        return expr
     if expr.op == "DIV" and expr.args[1] == size:
         return expr.args[0]
     return Expr("MUL", (expr, size))

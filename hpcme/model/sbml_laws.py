@@ -188,7 +188,8 @@ def _is_rate(
     part: Expr, consumed: Sequence[str], species: Sequence[str], parameters: Mapping[str, float]
 ) -> bool:
     """Whether a part is >= 0 in states with few counts, and 0 where something that it consumes is missing."""
-    read = [name for name in species if name in part.names() or name in consumed]
+    used = part.names().union(consumed)
+    read = [name for name in species if name in used]
     rows = list(itertools.islice(itertools.product(_COUNTS, repeat=len(read)), _MOST_TRIED))
     states = np.array(rows, dtype=np.float64).reshape(len(rows), len(read))
     bound = part.bind(parameters)

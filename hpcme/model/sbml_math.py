@@ -12,6 +12,8 @@ from hpcme.model.tree import CONSTANTS, Expr, constant, variable
 
 #: Nodes that one formula may have when all its functions are written out.
 MOST_NODES = 20_000
+#: Functions that one function may lead through, one inside the other.
+MOST_NESTED = 40
 #: Terms of a sum or product that are read one after the other; longer ones are halved, so that trees stay shallow.
 _FLAT = 40
 _AVOGADRO = 6.02214179e23  # the value that SBML Level 3 fixes
@@ -108,6 +110,7 @@ class MathReader:
         self._library = libsbml
         self._problems = problems
         self._functions: dict[str, tuple[list[str], Any]] = {}
+        self._depths: dict[str, int] = {}
         self._place = Place("formula", "", 0)
         self._visits = 0
         self._sizes: dict[int, int] = {}
@@ -116,8 +119,13 @@ class MathReader:
         self._names = {number: name.removeprefix("AST_") for number, name in named.items()}
 
     def define(self, name: str, arguments: list[str], body: Any) -> None:
-        """Make a function definition known; `body` is libsbml's tree."""
+        """Make a function definition known; `body` is libsbml's tree, and what it calls has been defined before."""
         self._functions[name] = (arguments, body)
+        self._depths[name] = 1 + max((self._depths.get(called, 0) for called in _called(body)), default=0)
+
+    def nested_too_deep(self, name: str) -> bool:
+        """Whether a function leads through more than MOST_NESTED others."""
+        return self._depths[name] > MOST_NESTED
 
     def read(self, tree: Any, place: Place, scope: Mapping[str, Expr] | None = None) -> Expr:
         """The formula as an expression of SBML ids; ids in `scope` are replaced."""
@@ -240,6 +248,15 @@ class MathReader:
         if kind == "FUNCTION":
             return self._refuse(f'it calls "{name}", and there is no function definition with that id')
         return self._refuse(f'its formula uses "{name}" with {tree.getNumChildren()} operands, which cannot be read')
+
+
+def _called(tree: Any) -> set[str]:
+    """Names that stand in a formula as functions (and others that libsbml has a name for)."""
+    found = {tree.getName()} if tree.getNumChildren() and tree.getName() else set()
+    for i in range(tree.getNumChildren()):
+        child = tree.getChild(i)
+        found |= set() if child is None else _called(child)
+    return found
 
 
 def _folded(op: str, args: Sequence[Expr], none: Expr) -> Expr:

@@ -14,7 +14,7 @@ from hpcme.model.event import Event
 from hpcme.model.expression import DEEPEST_TREE, LONGEST_TEXT
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.sbml_collect import Collector, RawReaction
-from hpcme.model.sbml_events import EventReader
+from hpcme.model.sbml_events import EventReader, times
 from hpcme.model.sbml_laws import forward_and_backward, has_difference, mass_action, squares
 from hpcme.model.sbml_problems import Place, Problems
 from hpcme.model.sbml_symbols import Symbol
@@ -32,25 +32,20 @@ class ModelReader:
         self._model, self._source, self._problems, self.notes = model, source, problems, notes
         collected = Collector(libsbml, model, problems, notes)
         self._symbols, self._reactions, self._events = collected.symbols, collected.reactions, collected.events
+        self._order: list[str] = []  # names of the species
         self._rates: dict[str, list[str]] = {"mass action": [], "as written": []}
 
     def network(
-        self, default_name: str, limits: Mapping[str, object], known: Mapping[str, int] | None = None
+        self, default_name: str, limits: Mapping[str, object], known: Mapping[str, object] | None = None
     ) -> ReactionNetwork:
         """The network. limits: largest counts by name; known: more of them, of which some may be of no use.
 
         Raises InputError with everything that cannot be read.
         """
         events = self._roles()
+        self._order = [symbol.name for symbol in self._states()]
         builder = self._builder(default_name)
-        self._add_all(builder, events, {**(known or {}), **limits})
-        for name in limits:
-            states = [s.name for s in self._states()]
-            if name not in states:
-                raise InputError(
-                    f'{self._source}: limit "{name} = {limits[name]}" names no species whose count changes; they are '
-                    f"{', '.join(states)}.{did_you_mean(name, states)} Correct the name"
-                )
+        self._add_all(builder, events, limits, known or {})
         return builder.build()
 
     # ---- what changes ----
@@ -107,7 +102,9 @@ class ModelReader:
         title = "" if model.getName().strip() == name else model.getName()
         return ModelBuilder(name, source=self._source, description=title, time_unit=time_unit(model))
 
-    def _add_all(self, builder: ModelBuilder, events: list[Event], limits: Mapping[str, object]) -> None:
+    def _add_all(
+        self, builder: ModelBuilder, events: list[Event], limits: Mapping[str, object], known: Mapping[str, object]
+    ) -> None:
         """Everything of the network, or InputError with everything that stands in the way."""
         ready = [part for raw in self._reactions for part in self._read_reaction(raw)]
         readouts = self._readouts()
@@ -120,10 +117,16 @@ class ModelReader:
             place = Place("model", self._model.getId(), 0)
             self._problems.add(place, "no reaction or event changes the count of a species")
         self._problems.raise_any(_WHAT)
+        for name in limits:
+            if name not in counts:
+                raise InputError(
+                    f'{self._source}: limit "{name} = {limits[name]}" names no species whose count changes; they are '
+                    f"{', '.join(counts)}.{did_you_mean(name, counts)} Correct the name"
+                )
         for name, expr in parameters.items():
             builder.parameter(name, expr)
         for name, count in counts.items():
-            builder.species(name, initial=count, max=limits.get(name))
+            builder.species(name, initial=count, max=limits.get(name, known.get(name)))
         for name, left, right, key, expr in ready:
             builder.reaction(equation_text(left, right), name=name, **{key: expr})
         for event in events:
@@ -156,13 +159,13 @@ class ModelReader:
             return []
         if len(self._problems):
             return []  # values that the forms are looked at with may be missing
-        if not raw.reversible or mass_action(law, self._names()):
+        if not raw.reversible or mass_action(law, self._order):
             return [self._direction(raw.id, left, right, law)]
         values = {name: float(v) for name, v in self._parameter_values().items()}
         consumed = [name for name in {**left, **right} if left.get(name, 0) > right.get(name, 0)]
         made = [name for name in {**left, **right} if left.get(name, 0) < right.get(name, 0)]
-        split = forward_and_backward(law, consumed, made, self._names(), values)
-        if split is None and has_difference(law, self._names()):
+        split = forward_and_backward(law, consumed, made, self._order, values)
+        if split is None and has_difference(law, self._order):
             self._problems.add(
                 raw.place,
                 "it is reversible, and its law is not a difference forward - backward in which each part vanishes "
@@ -173,14 +176,17 @@ class ModelReader:
         if split is None:
             self.notes.append(f"reaction {raw.id}: reversible, but its law has no backward part; read as forward only")
             return [self._direction(raw.id, left, right, law)]
-        self.notes.append(f"reaction {raw.id}: reversible; read as two reactions, {raw.id} and {raw.id}_reverse")
+        back = f"{raw.id}_reverse"
+        while back in self._symbols.all:
+            back += "_"
+        self.notes.append(f"reaction {raw.id}: reversible; read as two reactions, {raw.id} and {back}")
         return [
-            self._direction(raw.id, left, right, split[0]), self._direction(f"{raw.id}_reverse", right, left, split[1]),
+            self._direction(raw.id, left, right, split[0]), self._direction(back, right, left, split[1]),
         ]  # fmt: skip
 
     def _direction(self, name: str, left: dict, right: dict, law: Expr) -> tuple[str, dict, dict, str, Expr]:
         """One direction, as mass action where its law is that of the counts it reads."""
-        order = self._names()
+        order = self._order
         found = mass_action(law, order)
         if found is not None:
             rate, orders = found
@@ -201,9 +207,6 @@ class ModelReader:
             )
         self._rates["as written"].append(name)
         return name, left, right, "propensity", law
-
-    def _names(self) -> list[str]:
-        return [symbol.name for symbol in self._states()]
 
     def _count(self, symbol: Symbol) -> int:
         """Starting count of a species."""
@@ -260,7 +263,7 @@ class ModelReader:
             elif symbol.role == "ruled":
                 expr = self._symbols.resolve(variable(symbol.id), symbol.place)
                 if symbol.kind == "species" and not symbol.by_amount:
-                    expr = Expr("MUL", (expr, self._symbols.size(symbol, symbol.place)))
+                    expr = times(expr, self._symbols.size(symbol, symbol.place))
                 self._printable(expr, symbol.place)
                 if expr.uses_time():
                     self.notes.append(f"{symbol.id} is used in rates, but not reported: its rule reads the time")
@@ -271,6 +274,7 @@ class ModelReader:
     def _printable(self, expr: Expr, place: Place) -> None:
         """Expressions must fit the text of a model."""
         if expr.depth() > DEEPEST_TREE or len(expr.to_text()) > LONGEST_TEXT:
+            self._problems.endless = True
             self._problems.add(
                 place,
                 f"its formula is too long or too deep once rules and functions are written out (at most {LONGEST_TEXT} "

@@ -29,10 +29,14 @@ class Place(NamedTuple):
 
 
 class Problems:
-    """Collects problems; `raise_any` raises all of them as one InputError."""
+    """Collects problems; `raise_any` raises all of them as one InputError.
+
+    endless: formulas lead through very many others, which libSBML's checks would take minutes or hours for.
+    """
 
     def __init__(self, source: str, lines: bool = True) -> None:
         self.source, self._lines = source, lines
+        self.endless = False
         self._found: dict[tuple[int, str], None] = {}
 
     def __len__(self) -> int:

@@ -7,13 +7,13 @@ its concentration, amount / size of the compartment. Every id has one role:
     constant   nothing changes it: a parameter of the network (for a species, its amount)
     stepped    a parameter that events set to constants: a function of the time
     ruled      an assignment rule gives it: replaced by its formula
-    number     a species reference (its stoichiometry)
+    number     a species reference (its stoichiometry), or a compartment of size 1, which leaves every product as it is
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hpcme.model.expression import RESERVED
@@ -85,7 +85,7 @@ class Symbols:
         steps, time: values of stepped parameters and of the time, for what happens at one known time.
         """
         values = {name: self._meaning(name, place, steps, time) for name in sorted(expr.names())}
-        return self._checked(expr.substitute(values, time), place)
+        return self._checked(_without_ones(expr.substitute(values, time)), place)
 
     def _meaning(self, name: str, place: Place, steps: Mapping[str, Expr] | None, time: Expr | None) -> Expr:
         general = steps is None and time is None
@@ -107,16 +107,18 @@ class Symbols:
             meaning = variable(symbol.name)
             if symbol.kind == "species" and not symbol.by_amount:
                 size = self._meaning(symbol.compartment, place, steps, time)
-                meaning = Expr("DIV", (meaning, size))
+                meaning = _without_ones(Expr("DIV", (meaning, size)))
         if general:
             self._meanings[name] = meaning
         return meaning
 
-    def size(self, symbol: Symbol, place: Place, steps: Mapping[str, Expr] | None = None, time: Expr | None = None):
+    def size(
+        self, symbol: Symbol, place: Place, steps: Mapping[str, Expr] | None = None, time: Expr | None = None
+    ) -> Expr:
         """Size of a species' compartment, over names of the network."""
         return self._meaning(symbol.compartment, place, steps, time)
 
-    def _inside(self, symbol: Symbol, place: Place, make):
+    def _inside(self, symbol: Symbol, place: Place, make: Callable[[], Expr]) -> Expr:
         """make() while the symbol counts as open; a problem where it is open already (it depends on itself)."""
         if symbol.id in self._open:
             self._problems.add(place, f'"{symbol.id}" is given by a formula that leads back to itself')
@@ -182,7 +184,10 @@ class Symbols:
         return float(expr.evaluate({name: self.value(name, place) for name in expr.names()}))
 
     def amount(self, symbol: Symbol) -> float:
-        """Amount of a species at t = 0."""
+        """Amount of a species at t = 0. The size of its compartment is needed only where a concentration is given."""
+        given = symbol.id not in self.replaced and symbol.assignment is None and symbol.value is not None
+        if given and not symbol.concentration and math.isfinite(symbol.value):
+            return symbol.value
         value = self.value(symbol.id, symbol.place)
         return value if symbol.by_amount else value * self.value(symbol.compartment, symbol.place)
 
@@ -234,7 +239,19 @@ class Symbols:
         expr = self._inside(symbol, symbol.place, lambda: self.start(symbol.assignment, symbol.place))
         if symbol.kind == "species" and not symbol.by_amount:
             expr = Expr("MUL", (expr, self._start_meaning(symbol.compartment, symbol.place)))
-        return expr.fold()
+        return _without_ones(expr.fold())
+
+
+def _without_ones(expr: Expr) -> Expr:
+    """The expression without factors and divisors 1."""
+    if not expr.args:
+        return expr
+    args = tuple(_without_ones(arg) for arg in expr.args)
+    if expr.op in ("MUL", "DIV") and args[1] == constant(1):
+        return args[0]
+    if expr.op == "MUL" and args[0] == constant(1):
+        return args[1]
+    return expr if args == expr.args else Expr(expr.op, args)
 
 
 def _rule(symbol: Symbol) -> Expr:

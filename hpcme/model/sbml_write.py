@@ -2,8 +2,8 @@
 
 SBML holds the reactions, parameters, events and readouts. What it cannot hold (limits, laws of the start, which law
 means mass action, names and forms as they were written) is kept as TOML text in an annotation, from which hpcme reads
-back an equal network as long as the SBML around it is not changed. For others the start is one state, the most
-probable one.
+back an equal network as long as the SBML around it still says what hpcme writes for this network. For other programs
+the start is one state, the most probable one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hpcme.model.initial import ProductLaw
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.reaction import Reaction
 from hpcme.model.tree import TIME_NAME, Expr, constant, number_text
-from hpcme.model.writer import ANNOTATION
+from hpcme.model.writer import ANNOTATION, written_limits
 
 _SBML = "http://www.sbml.org/sbml/level3/version1/core"
 _MATH = "http://www.w3.org/1998/Math/MathML"
@@ -40,18 +40,22 @@ def sbml_text(net: ReactionNetwork) -> str:
 
     Raises InputError where libSBML is not installed.
     """
+    as_sbml_says(net)
+    kept = f'<hpcme:network xmlns:hpcme="{ANNOTATION}">{escape(net.text)}</hpcme:network>'
+    return _document(net, f"<annotation>{kept}</annotation>")
+
+
+def as_sbml_says(net: ReactionNetwork) -> ReactionNetwork:
+    """The network that is read from the SBML of `net` without the annotation, with its limits."""
     from hpcme.model.sbml import read_sbml_text
 
-    plain = _document(net, "")
-    limits = dict(zip(net.species, net.limits.tolist(), strict=True))
-    back = read_sbml_text(plain, f"{net.source}, written as SBML", net.name, known=limits)
-    kept = f'<hpcme:network xmlns:hpcme="{ANNOTATION}" sbml="{back.hash}">{escape(net.text)}</hpcme:network>'
-    return _document(net, f"<annotation>{kept}</annotation>")
+    where = f"{net.source}, written as SBML"
+    return read_sbml_text(_document(net, ""), where, net.name, known=written_limits(net))
 
 
 def lost_in_sbml(net: ReactionNetwork) -> list[str]:
     """What only the annotation holds, in words: for programs that do not know it."""
-    limits = ", ".join(f"{name} {limit}" for name, limit in zip(net.species, net.limits, strict=True))
+    limits = ", ".join(f"{name} {limit}" for name, limit in written_limits(net).items())
     found = [f"limits (max) of the species: {limits}"]
     if not net.initial.is_point:
         state = ", ".join(f"{name} = {count}" for name, count in zip(net.species, _start(net), strict=True))

@@ -4,6 +4,7 @@ written."""
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,11 @@ def canonical_text(net: ReactionNetwork, description: bool = True) -> str:
     if net.readouts:
         lines += ["", "[readouts]", *(f"{name} = {_value(expr)}" for name, expr in net.readouts.items())]
     return "\n".join(lines) + "\n"
+
+
+def written_limits(net: ReactionNetwork) -> dict[str, object]:
+    """`max` of every species as the text of the network has it."""
+    return {name: table["max"] for name, table in tomllib.loads(net.text)["species"].items()}
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from hpcme.networks.base import VAN
 from hpcme.networks.build import parameters_of
 from hpcme.parallel.world import World
 from hpcme.store.layout import Report
-from hpcme.store.moments import law_moments, sample_moments
+from hpcme.store.moments import law_moments, readout_moments, sample_moments
 from hpcme.store.writer import RunWriter
 
 _CHUNK = 4096  # rows whose conditionals are held at once
@@ -113,6 +113,7 @@ def sampled_report(
         index=index, time=t, samples=n[: job["output.samples"]], weights=None, mean=m.mean, mean_se=m.mean_se,
         covariance=m.covariance, covariance_se=m.covariance_se, sd_se=m.sd_se, marginals=marginals,
         marginals_se=errors, extra={"entropy": flat[0] / N}, step=step,
+        readouts=readout_moments(job.net.readouts, job.net.readout_values(n)),
     )  # fmt: skip
 
 
@@ -143,12 +144,13 @@ def remapped_report(job, spec: dict[str, Any], index: int, step: int, after: Aft
 
 def initial_report(job) -> Report:
     """The exact initial law as a report; standard errors are zero."""
-    law, S = job.net.initial, job.net.S
+    net, law, S = job.net, job.net.initial, job.net.S
     u = np.random.default_rng(job["run.seed"]).random((max(1, job["output.samples"]), S))
     samples = law.sample(u)
     try:
         states, p = law.support()
         mean, covariance = law_moments(states, p)
+        readouts = readout_moments(net.readouts, net.readout_values(states), p, exact=True)
         marginals = [
             np.bincount(states[:, i], weights=p, minlength=limit + 1) for i, limit in enumerate(job.net.limits.tolist())
         ]
@@ -156,6 +158,8 @@ def initial_report(job) -> Report:
         assert isinstance(law, ProductLaw)
         marginals = [np.asarray(pmf) for pmf in law.pmfs]
         mean = law.mean()
+        n = law.sample(np.random.default_rng(job["run.seed"]).random((job["output.report_samples"], S)))
+        readouts = readout_moments(net.readouts, net.readout_values(n))
         covariance = np.diag([pmf @ np.arange(len(pmf)) ** 2 - m * m for pmf, m in zip(marginals, mean, strict=True)])
     zero = np.zeros(S)
     return Report(
@@ -163,4 +167,5 @@ def initial_report(job) -> Report:
         covariance=covariance, covariance_se=np.zeros((S, S)), sd_se=zero, marginals=marginals,
         marginals_se=[np.zeros_like(m) for m in marginals],
         network={"spec": json.dumps({"kind": "initial"}), "parameters": {}}, extra={"lost": 0.0, "bound": 0.0},
+        readouts=readouts,
     )  # fmt: skip
