@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hpcme.cli.folders import claim
-from hpcme.cli.output import Table, add_formats, seconds_text, show, with_error
+from hpcme.cli.output import Table, add_formats, limits_text, seconds_text, show, with_error
 from hpcme.cli.parsing import Command, add_job, add_quiet, read_job
 from hpcme.cli.progress import Display
 from hpcme.errors import HpcmeError, InputError, MoreTime
@@ -195,6 +195,7 @@ def _summary(args: argparse.Namespace, run: Run, folder: Path, before: bool, wal
         "wall_seconds": wall,
         "steps": len(series.get("t", ())),
         "solver_seconds": float(series["wall"].sum()) if "wall" in series else None,
+        "limits": dict(zip(run.species, run.limits.tolist(), strict=True)),
         **last,
     }
     name = shlex.quote(str(folder))
@@ -208,6 +209,10 @@ def _summary(args: argparse.Namespace, run: Run, folder: Path, before: bool, wal
         yield f"run folder  {folder}"
         yield f"results     {data['results']}"
         yield moments(last)
+        automatic = list(limits_text(run.provenance))
+        yield from automatic
+        if automatic:
+            yield f"probability lost through the limits: {data['lost'][-1]:.3g}"
         yield f"next: hpcme stats {name}"
         yield f"      hpcme compare {name} --with exact    (or ssa, where the states are too many)"
         yield f"      hpcme plot {name}"

@@ -79,15 +79,19 @@ class ConservationLaws:
         ]
 
 
-def find_laws(s: np.ndarray, initial: InitialLaw) -> ConservationLaws:
-    """Laws of a network with state changes s (int64 [R, S]) that starts from `initial`."""
+def find_laws(s: np.ndarray, initial: InitialLaw, limits: np.ndarray | None = None) -> ConservationLaws:
+    """Laws of a network with state changes s (int64 [R, S]) that starts from `initial`.
+
+    limits: largest counts int64 [S] of single species, beside which inequalities have to say more; default those of
+    `initial`.
+    """
     changes = list(dict.fromkeys(tuple(row) for row in s.tolist()))
     differences = [tuple(row) for row in initial.varying().tolist()]
     width = s.shape[1]
     equalities = [y for y in _equalities(changes, differences, width) if _small(y)]
     values = [initial.extent(np.array(y))[0] for y in equalities]
     fixed = _laws(equalities, values, [], [], width)
-    limits = fixed.implied_limits(initial.limits).tolist()
+    limits = fixed.implied_limits(initial.limits if limits is None else limits).tolist()
     useful: list[tuple[Vector, int]] = []
     for y in _never_growing(changes, width):
         if not _small(y) or rank([*equalities, y], width) == len(equalities):
