@@ -207,6 +207,7 @@ class _Ensemble:
         self.number, self.events = 0, 0
         self.maxima = np.zeros((0, net.S), dtype=np.int64)
         self.seen = np.zeros(net.S, dtype=np.int64)
+        self.least = np.full(net.S, _UNBOUNDED)
         self.sums = np.zeros((2, len(self.times), net.S))
         self.visits = np.zeros(net.S, dtype=np.int64)  # how often the largest count was met, and whether it can be left
         self.open = np.zeros(net.S, dtype=bool)  # upwards
@@ -234,6 +235,7 @@ class _Ensemble:
         self.look_at_walls(samples)
         self.maxima = np.concatenate([self.maxima, samples.max(axis=0)])
         self.seen = self.maxima.max(axis=0)
+        self.least = np.minimum(self.least, samples.min(axis=(0, 1)))
         self.sums += np.stack([samples.sum(axis=1, dtype=np.float64), (samples.astype(np.float64) ** 2).sum(axis=1)])
         self.number += number
         self.events += int(found.events.sum())
@@ -261,8 +263,9 @@ class _Ensemble:
                     break
 
     def walls(self) -> np.ndarray:
-        """bool [S]: species whose largest count was met often, and never with a reaction that leads beyond it."""
-        return ~self.open & (self.visits >= _VISITS) & (self.seen <= _WALL)
+        """bool [S]: species that moved, whose largest count was met often, and never with a reaction that leads beyond
+        it."""
+        return ~self.open & (self.visits >= _VISITS) & (self.seen <= _WALL) & (self.least < self.seen)
 
     def refuse_large(self, samples: np.ndarray) -> None:
         """Raise InputError where a count passes what a limit may be."""
