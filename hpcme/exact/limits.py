@@ -193,7 +193,7 @@ def tail_limit(maxima: np.ndarray, tail: float) -> float:
 def looked_at(net: ReactionNetwork, end: float) -> np.ndarray:
     """Times from 0 to end at which trajectories are looked at, float64 [T]: dense at the start, and where rates
     switch."""
-    even, early = np.linspace(0.0, end, 65), np.geomspace(1e-4 * end, end, 33)
+    even, early = np.linspace(0.0, end, 257), np.geomspace(1e-4 * end, end, 33)
     return np.unique(np.concatenate([even, early, net.switch_times(end)[:200]]))
 
 
@@ -255,7 +255,9 @@ class _Ensemble:
             if most < self.seen[i] or self.open[i]:
                 continue
             raising = np.flatnonzero(self.net.s[:, i] > 0)
-            for t, row in zip(self.times, samples, strict=True):
+            timed = self.net.time_dependent
+            looks = zip(self.times, samples, strict=True) if timed else [(0.0, samples.reshape(-1, self.net.S))]
+            for t, row in looks:
                 n = np.ascontiguousarray(row[row[:, i] == most])
                 self.visits[i] += len(n)
                 if len(n) and (propensities(self.net.tables, n, float(t))[:, raising] > 0.0).any():
