@@ -2,14 +2,13 @@
 
 1. A species that the conservation laws and inequalities bound gets that bound: nothing is guessed.
 2. For the others, exact trajectories over [0, end] show how far counts go. Their largest counts M have a tail, and the
-   limit is where the tail, extrapolated, has fallen to 1e-8. The tail is taken for exponential beyond its highest
-   twentieth,
+   limit is where the tail, extrapolated, has fallen to 1e-8. The tail is taken for geometric beyond its highest
+   twentieth, and beyond its ten largest counts (which see a second mode of small weight); the larger limit counts:
 
-       P(M > u + y) = k/N exp(-y / beta),   beta = mean excess of the k largest over u,
+       P(M > u + y) = k/N exp(-y / beta),   1 / (1 - exp(-1/beta)) = mean excess of the k largest over u,
 
    (Pickands, Ann. Stat. 3, 119, 1975, with shape 0; Davison and Smith, J. R. Stat. Soc. B 52, 393, 1990): right for
    birth and death and all else whose tail is geometric, too wide for lighter tails, such as those of Poisson laws.
-   Where the mean plus 6.5 standard deviations at some time is larger, that is the limit.
 3. Where the states within these limits can be listed, counts that none of them has are left out: a gene that a
    propensity keeps at 0 or 1 gets the limit 1.
 
@@ -41,7 +40,6 @@ _BUDGET, _BUDGET_TIMED = 10_000_000, 1_000_000
 _FIRST = 16  # trajectories that are simulated whatever they cost
 _CHUNK = 250  # trajectories whose states are held at a time
 _STREAM = 0x11_3175  # keeps these trajectories apart from those of `hpcme ssa`
-_SIGMAS = 6.5
 _UNBOUNDED = 10**15  # stands for "no limit" in conservation laws with coefficients up to 1e6
 _LISTED = 200_000  # states within the limits that are listed
 _PROBES = 65
@@ -146,7 +144,7 @@ def resolve_limits(net: ReactionNetwork, end: float, seed: int = 0) -> tuple[Rea
         seen, number = np.maximum(start, ensemble.seen), ensemble.number
         jumps = np.maximum(net.s.max(axis=0), 0)
         for i in np.flatnonzero(free):
-            box[i] = rounded_up(max(ensemble.tail(i), seen[i] + jumps[i], start[i], 1))
+            box[i] = rounded_up(max(tail_limit(ensemble.maxima[:, i], TAIL), seen[i] + jumps[i], start[i], 1))
         walls = free & ensemble.walls() & (ensemble.seen >= start)
         box, how = np.where(walls, np.maximum(seen, 1), box), np.where(walls, "wall", how)
     rows = zip(net.species, box.tolist(), how.tolist(), seen.tolist(), strict=True)
@@ -180,14 +178,17 @@ def rounded_up(x: float) -> int:
 def tail_limit(maxima: np.ndarray, tail: float) -> float:
     """The count beyond which the extrapolated tail of the largest counts of N trajectories carries `tail`.
 
-    maxima int [N], N >= 4. See the head of this file; beta is made larger by its own standard error.
+    maxima int [N], N >= 4. See the head of this file; mean excesses are made larger by their own relative standard
+    error, 1 / sqrt(k).
     """
-    N = len(maxima)
-    k = max(min(10, N // 2), N // 20)
-    order = np.sort(maxima)
-    u = float(order[N - k - 1])
-    beta = float((order[N - k :] - u).mean()) + 0.5  # of a geometric law of mean m, 1 / ln(1 + 1/m) = m + 1/2 - ...
-    return u + beta * (1.0 + 1.0 / math.sqrt(k)) * math.log(k / N / tail)
+    N, found = len(maxima), 0.0
+    fewest = min(10, N // 2)
+    for wanted in {fewest, max(fewest, N // 20)}:
+        u = int(np.sort(maxima)[N - wanted]) - 1  # counts tie: all that are equal are above it
+        above = maxima[maxima > u] - u
+        excess = float(above.mean()) * (1.0 + 1.0 / math.sqrt(len(above)))
+        found = max(found, u + math.log(len(above) / N / tail) / -math.log1p(-1.0 / excess))
+    return found
 
 
 def looked_at(net: ReactionNetwork, end: float) -> np.ndarray:
@@ -198,7 +199,7 @@ def looked_at(net: ReactionNetwork, end: float) -> np.ndarray:
 
 
 class _Ensemble:
-    """What trajectories showed: number; maxima int64 [N, S]; seen, their largest; mean and sd [T, S]."""
+    """What trajectories showed: number; maxima int64 [N, S], their largest counts; seen and least, extremes [S]."""
 
     def __init__(self, net: ReactionNetwork, end: float, seed: int) -> None:
         self.net, self.times = net, looked_at(net, end)
@@ -208,7 +209,6 @@ class _Ensemble:
         self.maxima = np.zeros((0, net.S), dtype=np.int64)
         self.seen = np.zeros(net.S, dtype=np.int64)
         self.least = np.full(net.S, _UNBOUNDED)
-        self.sums = np.zeros((2, len(self.times), net.S))
         self.visits = np.zeros(net.S, dtype=np.int64)  # how often the largest count was met, and whether it can be left
         self.open = np.zeros(net.S, dtype=bool)  # upwards
 
@@ -236,15 +236,8 @@ class _Ensemble:
         self.maxima = np.concatenate([self.maxima, samples.max(axis=0)])
         self.seen = self.maxima.max(axis=0)
         self.least = np.minimum(self.least, samples.min(axis=(0, 1)))
-        self.sums += np.stack([samples.sum(axis=1, dtype=np.float64), (samples.astype(np.float64) ** 2).sum(axis=1)])
         self.number += number
         self.events += int(found.events.sum())
-
-    def tail(self, i: int) -> float:
-        """The limit of species i, by its tail and by its standard deviation."""
-        mean, square = self.sums[:, :, i] / self.number
-        sd = np.sqrt(np.maximum(square - mean**2, 0.0))
-        return max(tail_limit(self.maxima[:, i], TAIL), float((mean + _SIGMAS * sd).max()))
 
     def look_at_walls(self, samples: np.ndarray) -> None:
         """Count visits of the largest counts so far, and see whether any reaction leads beyond them."""
