@@ -73,11 +73,12 @@ def solve(
     from hpcme.store.reader import open_run
 
     if not isinstance(job, Job):
-        job = load_job(job)
+        job = load_job(job, need_limits=False)
     folder = Path(out) if out is not None else job.out
     if world is None:
         with ending(open_world(job["run.device"], job["run.timeout"])) as joined:
             return solve(job, out=folder, world=joined, say=say, progress=progress, stop=stop)
+    job = with_limits(job, world)
     done = False
     with _together(world):
         done = world.main and finished(folder, job)
@@ -146,6 +147,18 @@ def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> No
     finally:
         if writer is not None:
             writer.finish(status) if status != "failed" else writer.close()
+
+
+def with_limits(job: Job, world: World) -> Job:
+    """The job with numbers for its automatic limits, on every rank those that rank 0 finds. Collective."""
+    found = None
+    with _together(world):
+        if world.main:
+            found = job.resolved().limits
+    found = world.share(found)
+    with _together(world):
+        job = job if found is None or found == job.limits else job.with_limits(found)
+    return job
 
 
 def _with_stored_limits(job: Job, folder: Path, world: World) -> Job:

@@ -185,3 +185,6 @@ def test_two_ranks_grow_and_continue_like_one(place):
         assert np.allclose(a.mean, b.mean, rtol=1e-9, atol=1e-12)
     again = process(place, "run", "rare.toml", "--end", "10", "--out", "two")
     assert again.code == 0 and again.out.startswith("already finished")
+    wrong = process(place, "run", "yule.toml", "--end", "20", "--out", "x", before=TWO)
+    assert wrong.code == InputError.exit_code and wrong.err.count("hpcme: error") == 1, wrong.err
+    assert "max of species X is automatic" in wrong.err and not (place / "x").exists()

@@ -128,6 +128,22 @@ def test_rates_that_vanish_are_walls():
     assert resolve_limits(dimer, 50.0)[0].limits.tolist() == [50]
 
 
+def test_what_trajectories_have_seen_is_never_cut_off(monkeypatch):
+    """X only decays from 5; were trajectories to show more (as after an event that sets it), more it would be."""
+    net = two(("X -> Y", 1.0), ("Y -> 0", 1.0), ("0 -> X", "0*X"), X=5, Y=0)
+    assert resolve_limits(net, 1.0)[0].limits.tolist() == [5, 5]
+    plain = module.solve_ssa
+
+    def jumped(*arguments, **options):
+        found = plain(*arguments, **options)
+        found.samples[-1, :, 0] += 40
+        return found
+
+    monkeypatch.setattr(module, "solve_ssa", jumped)
+    x, y = resolve_limits(net, 1.0)[0].limits.tolist()
+    assert x >= 45 and y >= 5
+
+
 def test_given_limits_are_kept():
     net = two(("0 -> X", 5.0), ("X -> Y", 1.0), ("Y -> 0", 1.0), X=0, Y=0).with_limits({"X": 4})
     resolved, report = resolve_limits(net, 5.0)

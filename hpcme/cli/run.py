@@ -123,11 +123,12 @@ def execute(args: argparse.Namespace) -> int:
     with StopRequest() as stop:
         job = _read_job(args)
         folder = Path(args.out) if args.out else job.out
-        from hpcme.driver import solve
+        from hpcme.driver import solve, with_limits
         from hpcme.parallel.world import open_world
 
         world = open_world(job["run.device"], job["run.timeout"])
         with ending(world), Display("hpcme", quiet=args.quiet or not world.main) as display:
+            job = with_limits(job, world)
             before = _already(world, folder, job)
             if world.main:
                 stop.watch(folder)
@@ -151,7 +152,7 @@ def _read_job(args: argparse.Namespace) -> Job:
 
     error = job = None
     try:
-        job = read_job(args)
+        job = read_job(args, need_limits=False)  # rank 0 finds them for all
     except HpcmeError as problem:
         error = problem
     agree_on(error)

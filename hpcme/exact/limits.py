@@ -311,6 +311,8 @@ def _tightened(net: ReactionNetwork, report: LimitsReport) -> tuple[ReactionNetw
     if not complete:
         return resolved, report
     most = np.maximum(np.maximum(states.max(axis=0), _starts(net)), 1).tolist()
+    if any(limit.seen > m for limit, m in zip(report, most, strict=True) if limit.grows):
+        return resolved, report  # trajectories go where no reaction within these limits leads: trust them
     limits = []
     for limit, m in zip(report, most, strict=True):
         if limit.grows:

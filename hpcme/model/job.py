@@ -79,12 +79,21 @@ class Job:
         """
         return self.first_hash or hashlib.sha256(self.text(identity=True).encode()).hexdigest()
 
+    def resolved(self) -> Job:
+        """The job with a number for every limit; itself where it has them. Raises InputError (resolve_limits)."""
+        if not any(self.net.auto_limits):
+            return self
+        from hpcme.exact.limits import resolve_limits
+
+        return self.with_limits(resolve_limits(self.net, self["time.end"], self["run.seed"])[1])
+
     def with_limits(self, limits: LimitsReport) -> Job:
-        """The same job (the same hash) with other numbers for automatic limits, and what follows from them."""
+        """The same job with these numbers for automatic limits, and what follows from them. Its hash is that of the
+        first numbers it had."""
         net = limits.apply(self.model)
         return replace(
             self, net=net, values=_resolve(self.given, net, self.where, need_end=True), limits=limits,
-            first_hash=self.hash,
+            first_hash="" if self.limits is None else self.hash,
         )  # fmt: skip
 
 
@@ -120,12 +129,7 @@ def load_job(
     flat = flatten_job(raw, where) | dict(overrides or {})
     net = _network(flat, base, where)
     job = Job(net, _resolve(flat, net, where, need_end), name, path, net, flat, where)
-    if need_limits and any(net.auto_limits) and job["time.end"] is not None:
-        from hpcme.exact.limits import resolve_limits
-
-        net, limits = resolve_limits(net, job["time.end"], job["run.seed"])
-        job = replace(job, net=net, limits=limits, values=_resolve(flat, net, where, need_end))
-    return job
+    return job.resolved() if need_limits and job["time.end"] is not None else job
 
 
 def parse_override(text: str) -> tuple[str, Any]:
