@@ -35,14 +35,14 @@ from hpcme.model.network import LARGEST_LIMIT, ReactionNetwork
 #: Probability that a limit found from trajectories leaves above it, by the extrapolated tail.
 TAIL = 1e-8
 TRAJECTORIES = 2000
-#: Reactions that an ensemble may take, and its first trajectory; of rates that read the time, which cost more.
+#: Reactions that an ensemble, or one trajectory, may take; of rates that read the time, which cost more, fewer.
 _BUDGET, _BUDGET_TIMED = 10_000_000, 1_000_000
 _FIRST = 16  # trajectories that are simulated whatever they cost
 _CHUNK = 250  # trajectories whose states are held at a time
 _STREAM = 0x11_3175  # keeps these trajectories apart from those of `hpcme ssa`
 _UNBOUNDED = 10**15  # stands for "no limit" in conservation laws with coefficients up to 1e6
 _LISTED = 200_000  # states within the limits that are listed
-_PROBES = 65
+_PROBES = 1025  # times at which rates that read the time are looked at for that
 _WALL, _VISITS = 50, 100  # largest count, and visits of it, from which a wall is believed where states are too many
 _FACTORS = (1.5, 2.0)  # by which a limit grows at first, and later
 
@@ -122,7 +122,7 @@ def resolve_limits(net: ReactionNetwork, end: float, seed: int = 0) -> tuple[Rea
     """The network with a number for every limit that was automatic, and how each was found.
 
     end: time up to which the limits have to hold, model time units. Networks without automatic limits come back as they
-    are. Takes a second or so at most, whatever the model.
+    are. Takes seconds at most, whatever the model: the number of reactions simulated is bounded.
 
     Raises
     ------
@@ -306,7 +306,7 @@ def _tightened(net: ReactionNetwork, report: LimitsReport) -> tuple[ReactionNetw
         first, _ = box.initial.support(max_states=_LISTED)
     except InputError:  # the start alone has more states
         return resolved, report
-    times = np.linspace(0.0, report.end, _PROBES * 16 + 1) if net.time_dependent else None
+    times = np.linspace(0.0, report.end, _PROBES) if net.time_dependent else None
     states, complete = reachable(first, net.tables, net.s, box.limits, _LISTED, times=times)
     if not complete:
         return resolved, report
