@@ -2,7 +2,7 @@
 
 1. A species that the conservation laws and inequalities bound gets that bound: nothing is guessed.
 2. For the others, exact trajectories over [0, end] show how far counts go. Their largest counts M have a tail, and the
-   limit is where the tail, extrapolated, has fallen to 1e-8. The tail is taken for geometric beyond its highest
+   limit is where the tail, extrapolated, has fallen to 1e-9. The tail is taken for geometric beyond its highest
    twentieth, and beyond its ten largest counts (which see a second mode of small weight); the larger limit counts:
 
        P(M > u + y) = k/N exp(-y / beta),   1 / (1 - exp(-1/beta)) = mean excess of the k largest over u,
@@ -33,7 +33,7 @@ from hpcme.kernels.reach import reachable
 from hpcme.model.network import LARGEST_LIMIT, ReactionNetwork
 
 #: Probability that a limit found from trajectories leaves above it, by the extrapolated tail.
-TAIL = 1e-8
+TAIL = 1e-9
 TRAJECTORIES = 2000
 #: Reactions that an ensemble, or one trajectory, may take; of rates that read the time, which cost more, fewer.
 _BUDGET, _BUDGET_TIMED = 10_000_000, 1_000_000
