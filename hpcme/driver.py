@@ -14,6 +14,7 @@ import numba
 import numpy as np
 import torch
 
+from hpcme.dynamics.borders import LEAK_ALLOWED, LimitsReached
 from hpcme.dynamics.certificate import Certificate
 from hpcme.dynamics.enumeration import make_enumeration
 from hpcme.dynamics.evolve import Evolution, Progress
@@ -26,6 +27,7 @@ from hpcme.dynamics.start import marginals, settle
 from hpcme.dynamics.tdvp import Tdvp
 from hpcme.dynamics.timers import Timers
 from hpcme.errors import HpcmeError, NumericalError, OutputError
+from hpcme.exact.limits import LimitsReport, grown
 from hpcme.exact.shorttime import short_time_law
 from hpcme.model.event import species_set
 from hpcme.model.job import Job, load_job
@@ -36,6 +38,7 @@ from hpcme.networks.heads import choose_head
 from hpcme.parallel.ending import ending
 from hpcme.parallel.world import World, open_world
 from hpcme.scan.neighbours import Warm, find_warm
+from hpcme.store.files import LIMITS, MANIFEST, Manifest
 from hpcme.store.recorder import Recorder
 from hpcme.store.writer import RunWriter
 
@@ -70,11 +73,12 @@ def solve(
     from hpcme.store.reader import open_run
 
     if not isinstance(job, Job):
-        job = load_job(job)
+        job = load_job(job, need_limits=False)
     folder = Path(out) if out is not None else job.out
     if world is None:
         with ending(open_world(job["run.device"], job["run.timeout"])) as joined:
             return solve(job, out=folder, world=joined, say=say, progress=progress, stop=stop)
+    job = with_limits(job, world)
     done = False
     with _together(world):
         done = world.main and finished(folder, job)
@@ -94,15 +98,21 @@ def finished(folder: Path, job: Job) -> bool:
 
 
 def identity(job: Job) -> dict[str, Any]:
-    """What makes a run this run: the model and the part of the job that determines results."""
+    """What makes a run this run: the model and the part of the job that determines results.
+
+    The model is told by the hash of what was written, automatic limits included, while the text has the numbers that
+    the run used: they may grow while it runs.
+    """
     return {
-        "kind": "network", "model_text": job.net.text, "model_hash": job.net.hash, "job_text": job.text(identity=True),
+        "kind": "network", "model_text": job.net.text, "model_hash": job.model.hash,
+        "job_text": job.text(identity=True),
         "job_hash": job.hash, "species": list(job.net.species), "limits": job.net.limits.tolist(),
         "report_times": job.report_times.tolist(), "units": job.net.time_unit,
     }  # fmt: skip
 
 
 def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> None:
+    job = _with_stored_limits(job, folder, world)
     with _together(world):
         shards = shards_of(job, world)
     # Below some hundred thousand entries a matrix is done before a second thread has woken up.
@@ -119,7 +129,16 @@ def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> No
                 say(f"hpcme: {message}")
     status = "failed"
     try:
-        reached = prepare(job, world, shards, writer, say, warm=world.share(warm)).run(stop, progress)
+        reached = None
+        while reached is None:
+            try:
+                reached = prepare(job, world, shards, writer, say, warm=world.share(warm)).run(stop, progress)
+            except LimitsReached as found:  # on all ranks
+                with _together(world):
+                    job = _grown(job, found, say)
+                    shards = shards_of(job, world)
+                    if writer is not None:
+                        writer.begin_again(identity(job), **_limits_of(job))
         status = "done" if reached else "stopped"
     except NumericalError:
         if writer is not None:
@@ -128,6 +147,57 @@ def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> No
     finally:
         if writer is not None:
             writer.finish(status) if status != "failed" else writer.close()
+
+
+def with_limits(job: Job, world: World) -> Job:
+    """The job with numbers for its automatic limits, on every rank those that rank 0 finds. Collective."""
+    found = None
+    with _together(world):
+        if world.main:
+            found = job.resolved().limits
+    found = world.share(found)
+    with _together(world):
+        job = job if found is None or found == job.limits else job.with_limits(found)
+    return job
+
+
+def _with_stored_limits(job: Job, folder: Path, world: World) -> Job:
+    """The job with the limits that its run has come to, if there is one in the folder, the same on every rank."""
+    if job.limits is None:
+        return job
+    limits = job.limits
+    with _together(world):
+        if world.main and (folder / MANIFEST).exists():
+            stored = Manifest.load(folder)
+            # Another run is refused by its hashes where the folder is opened.
+            if (stored.model_hash, stored.job_hash) == (job.model.hash, job.hash) and LIMITS in stored.provenance:
+                limits = LimitsReport.from_plain(stored.provenance[LIMITS])
+    limits = world.share(limits)
+    with _together(world):
+        job = job if limits == job.limits else job.with_limits(limits)
+    return job
+
+
+def _grown(job: Job, found: LimitsReached, say: Say) -> Job:
+    """The job with larger limits for the species through whose limits probability left. Raises InputError."""
+    names = [name for name, lost in found.lost.items() if lost > 0.1 * found.total]
+    before = {limit.species: limit.largest for limit in job.limits}
+    larger = job.with_limits(grown(job.model, job.limits, names)[1])
+    changes = ", ".join(
+        f"{limit.species} {before[limit.species]} -> {limit.largest}"
+        for limit in larger.limits
+        if limit.largest != before[limit.species]
+    )
+    say(
+        f"hpcme: by t = {found.t:g}, {found.total:.1e} of the probability has left through automatic limits, more than "
+        f"{LEAK_ALLOWED:g}: they grow ({changes}), and the run begins again"
+    )
+    return larger
+
+
+def _limits_of(job: Job) -> dict[str, Any]:
+    """What a run keeps of how its limits were found."""
+    return {} if job.limits is None else {LIMITS: job.limits.plain()}
 
 
 def shards_of(job: Job, world: World) -> Shards:
@@ -296,6 +366,7 @@ def _circumstances(job: Job, world: World, warm: Warm | None = None) -> dict[str
     if warm is not None:  # fits that begin elsewhere end with other rounding
         layout["warm"] = warm.uuid
     provenance = {
+        **_limits_of(job),
         "warm": warm.folder if warm is not None else "",
         "seed": job["run.seed"], "ranks": world.size, "host": platform.node(), "hardware": layout["hardware"],
         "torch": torch.__version__, "numba": numba.__version__, "model_path": str(job.path or ""),

@@ -232,19 +232,19 @@ def test_refused_models_end_with_65_and_no_traceback(place):
     assert "because of 3 elements of it" in done.err and 'species "X": it starts with an amount of 1.5' in done.err
 
 
-def test_check_lists_events_readouts_and_notes_and_run_refuses_events(place, capsys):
+def test_check_lists_events_readouts_and_notes_and_commands_solve_events(place, capsys):
     assert call(capsys, "convert", "pulse.sbml", "pulse.xml", "--max", "X=20").code == 0
     text = call(capsys, "check", "pulse.xml").out
     assert "t = 0.5: X = 9   [E]" in text and "y  =  2*X" in text
-    assert "those behind events are not looked into" in text
     data = json.loads(call(capsys, "check", "pulse.xml", "--json").out)
     assert data["events"] == [{"time": 0.5, "name": "E", "set": {"X": "9"}, "text": "t = 0.5: X = 9"}]
-    assert data["readouts"] == {"y": "2*X"} and not data["states"]["complete"]
+    assert data["readouts"] == {"y": "2*X"} and data["states"]["complete"]
     for command in (("run",), ("fsp",), ("ssa", "--trajectories", "3")):
-        done = call(capsys, command[0], "pulse.xml", "--end", "1", "--out", "out", *command[1:])
-        assert done.code == 65 and "events are not solved yet by" in done.err
-        assert not (place / "out").exists()
-    assert call(capsys, "fsp", "pulse.xml", "--end", "0.4", "--out", "before", "--quiet").code == 0
+        words = ("--end", "0.5", "--out", f"out-{command[0]}", "--json", "--quiet")
+        done = call(capsys, command[0], "pulse.xml", *words, *command[1:])
+        assert done.code == 0, done.err
+        data = json.loads(done.out)
+        assert data["mean"][-1] == [9.0] and data["readouts"]["y"]["mean"][-1] == 18.0, data
 
 
 def test_notes_stay_with_the_network(place):

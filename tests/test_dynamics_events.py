@@ -7,7 +7,6 @@ import pytest
 import torch
 from solver_cases import all_states, evolution_of, random_network
 
-import hpcme
 from hpcme import load_job
 from hpcme.driver import solve
 from hpcme.errors import InputError
@@ -150,4 +149,3 @@ def test_an_event_that_makes_no_count_ends_the_run_with_its_name(tmp_path):
     text = DOSED.replace('"X + 9"', '"X - 9"')
     with pytest.raises(InputError, match=r"sets X = X - 9, which is -\d"):
         solve(load_job({"model": load_model_text(text)}, overrides={"time.end": 1.5}), out=tmp_path / "run")
-    assert hpcme.open_run(tmp_path / "run").status in ("failed", "stopped", "running")

@@ -159,7 +159,7 @@ def test_where_the_fit_starts_hardly_matters():
     for shift in (0.0, 1e-3):
         parameters.set(begin + shift * torch.sin(torch.arange(len(begin), dtype=torch.float64)))
         logq = scheme._all(scheme.tree.log_prob())
-        target, _, _ = scheme._propagate(torch.zeros_like(logq) + found[0] if found else logq, 0.2, 0.2)
+        target, *_ = scheme._propagate(torch.zeros_like(logq) + found[0] if found else logq, 0.2, 0.2)
         if not found:
             found.append(logq)
         parameters.set(begin + shift * torch.sin(torch.arange(len(begin), dtype=torch.float64)))

@@ -90,12 +90,11 @@ WRONG = {
         'unknown key "maximum" (= 20)',
         'Did you mean "max"',
     ),
-    "no max": (species("A = { initial = 3 }"), "species A has no max", "give max = largest count"),
     "max a float": (species("A = { initial = 3, max = 20.0 }"), "max = 20.0", "whole number"),
     "max negative": (species("A = { initial = 3, max = -1 }"), "max = -1", "from 1 to 1000000"),
     "max zero": (species("A = { initial = 0, max = 0 }"), "max = 0", "from 1 to 1000000"),
     "max huge": (species("A = { initial = 3, max = 2000000000 }"), "max = 2000000000", "scale the rates"),
-    "max text": (species("A = { initial = 3, max = 'auto' }"), "max = 'auto'", "whole number"),
+    "max text": (species("A = { initial = 3, max = 'most' }"), "max = 'most'", 'or "auto"'),
     "max truth value": (species("A = { initial = 1, max = true }"), "max = True", "whole number"),
     "no initial": (species("A = { max = 20 }"), "species A has no initial", "give initial = count"),
     "initial above max": (

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from hpcme.errors import InputError
-from hpcme.exact.ensemble import solve_ssa
-from hpcme.exact.fsp import solve_fsp
 from hpcme.model.builder import ModelBuilder
 from hpcme.model.describe import describe, describe_dict
 from hpcme.model.influence import distances, reads_and_changes
@@ -186,17 +184,11 @@ def test_an_event_joins_the_species_that_it_reads_and_sets():
     assert changes.tolist() == [[True, True, False], [False, False, True]]
 
 
-def test_reachable_states_are_not_claimed_beyond_an_event():
+def test_reachable_states_are_those_through_events_until_the_end():
     net = load_model_text(HEAD + "[[events]]\nat = 5\nset = { Z = 7 }\n")
     assert len(enumerate_reachable(net, 1000, 4.9)) == 4
-    assert enumerate_reachable(net, 1000, 5.0) is None
-
-
-def test_solvers_do_not_pass_over_events(net):
-    for solve in (lambda end: solve_fsp(net, [0, end]), lambda end: solve_ssa(net, [0, end], 3)):
-        solve(7.9)
-        with pytest.raises(InputError, match="event at t = 8, and events are not solved yet by"):
-            solve(8.0)
+    assert len(enumerate_reachable(net, 1000, 5.0)) == 8
+    assert enumerate_reachable(net, 7, 5.0) is None
 
 
 def test_description_lists_events_and_readouts(net):

@@ -230,11 +230,11 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_job(args: argparse.Namespace, *, need_end: bool = True) -> Job:
-    """The job of a command with `add_job`. Raises InputError."""
+def read_job(args: argparse.Namespace, *, need_end: bool = True, need_limits: bool = True) -> Job:
+    """The job of a command with `add_job`; see load_job. Raises InputError."""
     from hpcme.model.job import load_job
 
-    return load_job(args.job, overrides=job_overrides(args), need_end=need_end)
+    return load_job(args.job, overrides=job_overrides(args), need_end=need_end, need_limits=need_limits)
 
 
 def job_overrides(args: argparse.Namespace) -> dict[str, Any]:

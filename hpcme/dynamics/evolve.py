@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hpcme.dynamics.borders import LEAK_ALLOWED, MOST_GROWTHS, LimitsReached
 from hpcme.dynamics.certificate import DELTA, Certificate
 from hpcme.dynamics.exponential import Exponential
 from hpcme.dynamics.projection import Projection
@@ -22,6 +23,7 @@ from hpcme.dynamics.relaunch import After, Events
 from hpcme.dynamics.tdvp import Tdvp
 from hpcme.dynamics.timers import Timers
 from hpcme.errors import Fault, InternalError, NumericalError
+from hpcme.exact.borders import Borders
 from hpcme.parallel.ending import PATIENCE
 from hpcme.parallel.world import World
 
@@ -61,6 +63,10 @@ class Evolution:
         end = float(self.times[-1])
         self.stops = np.unique([*self.times, *job.net.event_times(end), *job.net.switch_times(end)])
         self.t, self.step, self.report, self.lost = 0.0, 0, 0, 0.0
+        # Probability lost through each limit that may grow, and whether it still may.
+        self.borders = Borders.of(job)
+        self.left = np.zeros(len(self.borders.names))
+        self.may_grow = job.limits is not None and job.limits.grown < MOST_GROWTHS
         self.dt, self.faults = 0.0, 0  # the last step's length; failed tries so far: each moves the random streams on
 
     def state(self) -> dict[str, object]:
@@ -69,6 +75,8 @@ class Evolution:
             "t": float(self.t), "step": int(self.step), "report": int(self.report),
             "lost": float(self.lost), "dt": float(self.dt), "faults": int(self.faults),
         }  # fmt: skip
+        if self.borders.names:
+            own["left"] = self.left.copy()
         own |= {f"scheme/{name}": value for name, value in self.scheme.state().items()}
         return own | {f"certificate/{name}": value for name, value in self.certificate.state().items()}
 
@@ -76,6 +84,7 @@ class Evolution:
         """Continue from `state`."""
         self.t, self.step, self.report = float(state["t"]), int(state["step"]), int(state["report"])
         self.lost, self.dt, self.faults = float(state["lost"]), float(state["dt"]), int(state["faults"])
+        self.left = np.array(state.get("left", self.left), dtype=np.float64)
         for part, name in ((self.scheme, "scheme/"), (self.certificate, "certificate/")):
             part.restore({key.removeprefix(name): value for key, value in state.items() if key.startswith(name)})
 
@@ -123,6 +132,7 @@ class Evolution:
             if self.t in self.events.times:
                 after = self.events.remap(self.scheme.network, self.t)
                 self.lost += after.lost
+                self._look_at_borders(self.t, after.past[self.borders.grows])
             if self.t >= self.times[self.report]:
                 self.make_report(after)
                 reported = True
@@ -192,6 +202,22 @@ class Evolution:
                 self.recorder.row({"step": self.step, "t": self.t, "dt": 0.0, "fault": 1, "wall": wall})
         raise InternalError("a step was neither taken nor given up")
 
+    def _look_at_borders(self, t: float, left: np.ndarray | float) -> None:
+        """Add what left through automatic limits until t, float64 [G]. Raises LimitsReached, on all ranks, when it is
+        too much."""
+        before = self.left.sum()
+        self.left = self.left + left
+        total = self.left.sum()
+        if not before <= LEAK_ALLOWED < total < np.inf:
+            return
+        if self.may_grow:
+            raise LimitsReached(t, dict(zip(self.borders.names, self.left.tolist(), strict=True)))
+        self.warn(
+            f"{total:.1e} of the probability has left through automatic limits by t = {t:g} although they have grown "
+            f"{MOST_GROWTHS} times: it is the network that puts it there, or the law has a very heavy tail. Give max "
+            f"for {', '.join(self.borders.names)}, or a better network (hpcme compare tells)"
+        )
+
     def _next_stop(self) -> float:
         """The next time on which a step has to land."""
         return self._next_stop_after(self.t)
@@ -216,6 +242,7 @@ class Evolution:
                 f"{self.t + result.dt:g}: raise max of the species whose counts come near it, unless the limits are "
                 "walls of the system itself"
             )
+        self._look_at_borders(self.t + result.dt, 0.0 if result.borders is None else result.borders * result.dt)
         landed = abs(self.t + result.dt - stop) <= 1e-9 * self.times[-1]
         self.t = stop if landed else self.t + result.dt
         self.step, self.dt = self.step + 1, result.dt

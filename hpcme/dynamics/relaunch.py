@@ -22,6 +22,7 @@ from hpcme.exact.fsp import make_propagator
 from hpcme.exact.statespace import StateSpace
 from hpcme.kernels import ssa
 from hpcme.kernels.neighbours import outflow
+from hpcme.model.event import events_at
 from hpcme.networks.base import VAN
 from hpcme.networks.build import enumerate_reachable
 from hpcme.networks.remapped import RemappedLaw
@@ -37,10 +38,12 @@ _RTOL = 1e-10
 
 class After(NamedTuple):
     """The law right after events, on rank 0: states int32 [M, S] with probabilities float64 [M] (all of them, or
-    samples), and as a law to store. lost: probability that the events led past the limits (on every rank)."""
+    samples), and as a law to store. On every rank: lost, the probability that the events led past the limits, and
+    past, that they led past the limit of each species, float64 [S]."""
 
     t: float
     lost: float
+    past: np.ndarray
     exact: bool
     law: RemappedLaw | None = None
     states: np.ndarray | None = None
@@ -58,7 +61,11 @@ class Events:
 
     def remap(self, network: VAN, t: float) -> After:
         """The law after the events of time t. Raises InputError where a new count is none."""
-        return self._on_rank_0(lambda: self._remap(network, t), lambda after: After(t, after.lost, after.exact))
+
+        def numbers(found: After) -> After:
+            return After(t, found.lost, found.past, found.exact)
+
+        return self._on_rank_0(lambda: self._remap(network, t), numbers)
 
     def launch(self, network: VAN, after: After, stop: float) -> tuple[float, float]:
         """Fit the network, in place, to the law a short time later, at most `stop`.
@@ -92,10 +99,11 @@ class Events:
             k = sorted(self.times).index(t)
             random = generator(self.job["run.seed"], "event", k, 0, 0)
             moved, inside = law.moved(random.random((_SAMPLES, self.net.S)))
+            past = (moved > self.net.limits).mean(axis=0)
             if not inside.any():
                 raise InputError(_lost_all(t))
             law.lost = 1.0 - float(inside.mean())
-            return After(t, law.lost, False, law, moved[inside], np.full(inside.sum(), 1.0 / inside.sum()))
+            return After(t, law.lost, past, False, law, moved[inside], np.full(inside.sum(), 1.0 / inside.sum()))
         if self.space is None:
             self.space = StateSpace(self.net, states, complete=True, reflecting=True)
         q = before.log_prob(torch.from_numpy(self.space.states)).exp().numpy()
@@ -103,8 +111,11 @@ class Events:
         if not p[-1] < 1.0 - 1e-12:
             raise InputError(_lost_all(t))
         law.lost = float(p[-1])
+        before = q > 0.0
+        moved = self.net.remap(self.space.states[before], events_at(self.net, t))
+        past = q[before] / q.sum() @ (moved > self.net.limits)
         held = p[:-1] > 0.0
-        return After(t, law.lost, True, law, self.space.states[held], p[:-1][held] / p[:-1].sum())
+        return After(t, law.lost, past, True, law, self.space.states[held], p[:-1][held] / p[:-1].sum())
 
     def _launch(self, network: VAN, after: After, stop: float) -> tuple[float, float, dict[str, torch.Tensor]]:
         wanted = self.job["solver.start_jumps"]

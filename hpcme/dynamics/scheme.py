@@ -19,12 +19,14 @@ class Advance:
 
     dt: its length; leak: rate of leaving the limits over it; row: numbers for the series. defect: what the step adds to
     the total variation distance from the exact law at most, where the scheme knows; None leaves it to the certificate.
+    borders: rates of leaving through each limit that may grow, float64 [G] (see borders.py), the same on every rank.
     """
 
     dt: float
     leak: float
     row: dict[str, float]
     defect: float | None = None
+    borders: np.ndarray | None = None
 
 
 def network_state(network: VAN) -> dict[str, np.ndarray]:

@@ -59,7 +59,7 @@ class ModelBuilder:
                 + did_you_mean(law, LAWS)
             )
         self._parameters: dict[str, Expr] = {}
-        self._species: dict[str, tuple[object, int]] = {}
+        self._species: dict[str, tuple[object, int | None]] = {}
         self._reactions: list[dict] = []
         self._table: dict | None = None
         self._events: list[Event] = []
@@ -73,15 +73,12 @@ class ModelBuilder:
         return self
 
     def species(self, name: str, *, initial: object = None, max: object = None) -> ModelBuilder:
-        """Add a species with counts 0..max, starting from a count or from a law such as {"poisson": 1.0}."""
+        """Add a species with counts 0..max, starting from a count or from a law such as {"poisson": 1.0}.
+
+        max: the largest count; None or "auto" where it is to be found (hpcme.exact.limits).
+        """
         self._check_name(name, "species")
-        where = f"{self._source}: species {name}"
-        if max is None:
-            raise InputError(
-                f"{where} has no max; give max = largest count (80 states are max = 79). Automatic limits "
-                "are not available"
-            )
-        self._species[name] = (initial, read_limit(max, where))
+        self._species[name] = (initial, read_limit(max, f"{self._source}: species {name}"))
         return self
 
     def reaction(

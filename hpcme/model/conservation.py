@@ -82,10 +82,13 @@ class ConservationLaws:
         ]
 
 
-def find_laws(s: np.ndarray, initial: InitialLaw, free: Sequence[int] = ()) -> ConservationLaws:
+def find_laws(
+    s: np.ndarray, initial: InitialLaw, limits: np.ndarray | None = None, free: Sequence[int] = ()
+) -> ConservationLaws:
     """Laws of a network with state changes s (int64 [R, S]) that starts from `initial`.
 
-    `free` are indices of species that events set: no law is about them.
+    limits: largest counts int64 [S] of single species, beside which inequalities have to say more; default those of
+    `initial`. free: indices of species that events set; no law is about them.
     """
     units = np.eye(s.shape[1], dtype=np.int64)[list(free)]
     changes = list(dict.fromkeys(tuple(row) for row in [*s.tolist(), *units.tolist()]))
@@ -94,7 +97,7 @@ def find_laws(s: np.ndarray, initial: InitialLaw, free: Sequence[int] = ()) -> C
     equalities = [y for y in _equalities(changes, differences, width) if _small(y)]
     values = [initial.extent(np.array(y))[0] for y in equalities]
     fixed = _laws(equalities, values, [], [], width)
-    limits = fixed.implied_limits(initial.limits).tolist()
+    limits = fixed.implied_limits(initial.limits if limits is None else limits).tolist()
     useful: list[tuple[Vector, int]] = []
     for y in _never_growing(changes, width):
         if not _small(y) or rank([*equalities, y], width) == len(equalities):

@@ -12,9 +12,9 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,18 +24,30 @@ from hpcme.model.keys import KEYS, checked
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.reader import load_model, load_model_text
 
+if TYPE_CHECKING:
+    from hpcme.exact.limits import LimitsReport
+
 _ENDINGS = ", ".join(MODEL_SUFFIXES)
 _MANY = 7  # species from which sampled sums need the integrator for many
 
 
 @dataclass(frozen=True)
 class Job:
-    """A resolved job: the reaction network, every key with its value, and where it came from."""
+    """A resolved job: the reaction network, every key with its value, and where it came from.
+
+    model: the network as it was written; net: the same with a number for every limit, and limits says how automatic
+    ones were found (None: there are none, or they were not wanted). given: what the job said, by dotted key.
+    """
 
     net: ReactionNetwork
     values: dict[str, Any]
     name: str
     path: Path | None
+    model: ReactionNetwork
+    given: dict[str, Any] = field(repr=False)
+    where: str = "job"
+    limits: LimitsReport | None = None
+    first_hash: str = ""
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
@@ -61,8 +73,29 @@ class Job:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the part of the job that determines the results."""
-        return hashlib.sha256(self.text(identity=True).encode()).hexdigest()
+        """SHA-256 of the part of the job that determines the results.
+
+        With automatic limits: as it was before any of them was grown, so that a run whose limits have grown is
+        recognised by the job that began it.
+        """
+        return self.first_hash or hashlib.sha256(self.text(identity=True).encode()).hexdigest()
+
+    def resolved(self) -> Job:
+        """The job with a number for every limit; itself where it has them. Raises InputError (resolve_limits)."""
+        if not any(self.net.auto_limits):
+            return self
+        from hpcme.exact.limits import resolve_limits
+
+        return self.with_limits(resolve_limits(self.net, self["time.end"], self["run.seed"])[1])
+
+    def with_limits(self, limits: LimitsReport) -> Job:
+        """The same job with these numbers for automatic limits, and what follows from them. Its hash is that of the
+        first numbers it had."""
+        net = limits.apply(self.model)
+        return replace(
+            self, net=net, values=_resolve(self.given, net, self.where, need_end=True), limits=limits,
+            first_hash="" if self.limits is None else self.hash,
+        )  # fmt: skip
 
 
 def load_job(
@@ -72,12 +105,14 @@ def load_job(
     need_end: bool = True,
     base: Path | None = None,
     where: str = "job",
+    need_limits: bool = True,
 ) -> Job:
     """Read a job file, a model file, or a dict of the same shape.
 
     source: path of a TOML job or model, or a nested dict whose "model" is a path, TOML text or a ReactionNetwork.
     overrides: dotted keys ("time.end", "parameters.b", "model") with values, applied last.
     base: folder to which relative model paths refer (default: the job file's). where: what messages call a dict.
+    need_limits: find numbers for automatic limits (max = "auto"); False, or no end time, leaves them automatic.
     Raises InputError for anything that cannot be used.
     """
     if isinstance(source, Mapping):
@@ -94,7 +129,8 @@ def load_job(
         )
     flat = flatten_job(raw, where) | dict(overrides or {})
     net = _network(flat, base, where)
-    return Job(net, _resolve(flat, net, where, need_end), name, path)
+    job = Job(net, _resolve(flat, net, where, need_end), name, path, net, flat, where)
+    return job.resolved() if need_limits and job["time.end"] is not None else job
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -216,8 +252,10 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
 def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
     """Give the keys that were left at "auto" their values where these depend on the job alone."""
     insists = [f"{key} = {word}" for key, word in _EXACT.items() if json.dumps(values[key]) == word]
-    few = False
-    if values["solver.scheme"] in ("auto", "tdvp") or insists:
+    few = bool(insists)
+    if any(net.auto_limits):
+        pass  # how many states there are is known when the limits are
+    elif values["solver.scheme"] in ("auto", "tdvp") or insists:
         few = _few_states(values, net)
         if insists and not few:
             reason = f"more than sampling.exact_states = {values['sampling.exact_states']} states can be reached"
@@ -227,8 +265,8 @@ def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
                 f'{where}: {insists[0]} needs sums over all reachable states, but {reason}: leave both at "auto", or '
                 "raise sampling.exact_states."
             )
-        if values["solver.scheme"] == "auto":
-            values["solver.scheme"] = "tdvp" if few or net.S >= _MANY else "projection"
+    if values["solver.scheme"] == "auto":
+        values["solver.scheme"] = "tdvp" if few or net.S >= _MANY else "projection"
     tdvp = values["solver.scheme"] == "tdvp"
     if tdvp and values["solver.integrator"] == "auto" and (few or net.S >= _MANY):
         values["solver.integrator"] = "exponential" if few else "waveform"

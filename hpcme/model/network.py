@@ -19,16 +19,18 @@ from hpcme.model.expression import compile_program, read_value
 from hpcme.model.initial import InitialLaw, ProductLaw
 from hpcme.model.reaction import LAW_TEXT, LAWS, Reaction
 from hpcme.model.readout import check_readouts, readout_values
-from hpcme.model.startlaw import count_pmf, is_whole, joint_table
+from hpcme.model.startlaw import count_pmf, is_whole, joint_table, largest_count
 from hpcme.model.switching import switch_times
 from hpcme.model.tables import PropensityTables, program_depth
 from hpcme.model.tree import TIME_NAME, Expr
 from hpcme.model.writer import canonical_text
 
-__all__ = ["LARGEST_LIMIT", "LAWS", "LAW_TEXT", "Reaction", "ReactionNetwork", "read_limit"]
+__all__ = ["AUTO", "LARGEST_LIMIT", "LAWS", "LAW_TEXT", "Reaction", "ReactionNetwork", "read_limit"]
 
 #: Largest `max` of a species: tables over 0..max (starting laws, marginals) must fit in memory.
 LARGEST_LIMIT = 1_000_000
+#: How a model says that the largest count of a species is to be found (leaving max out says the same).
+AUTO = "auto"
 
 
 class ReactionNetwork:
@@ -42,7 +44,10 @@ class ReactionNetwork:
     name, law, description, time_unit : text; law is "combinatorial" or "power".
     species : names, length S.           reactions : tuple of Reaction, length R.
     parameters : name -> float.          parameter_exprs : name -> Expr as written.
-    limits : int64 [S], counts of species i run 0..limits[i] inclusive.
+    limits : int64 [S], counts of species i run 0..limits[i] inclusive. InputError while some are automatic
+        (max = "auto"): hpcme.exact.limits.resolve_limits gives the same network with numbers.
+    auto_limits : tuple of S bools, which limits are automatic.
+    bounds : int64 [S], the limits, with LARGEST_LIMIT in place of automatic ones.
     initial : InitialLaw.                initial_spec : the same as written (canonical text is made from it).
     s : int64 [R, S], state changes.     tables : PropensityTables.
     time_dependent : True when any propensity reads t.
@@ -70,7 +75,7 @@ class ReactionNetwork:
         species: Sequence[str],
         parameter_exprs: Mapping[str, Expr],
         reactions: Sequence[Reaction],
-        limits: Sequence[int],
+        limits: Sequence[int | None],
         initial_spec: Mapping,
         description: str = "",
         time_unit: str = "1",
@@ -85,7 +90,8 @@ class ReactionNetwork:
         self.parameter_exprs = MappingProxyType(dict(parameter_exprs))
         self.parameters = MappingProxyType(evaluate_parameters(self.parameter_exprs, self.species, source))
         self.reactions = tuple(reactions)
-        self.limits = _integers(limits)
+        self.auto_limits = tuple(limit is None for limit in limits)
+        self.bounds = _integers([LARGEST_LIMIT if limit is None else limit for limit in limits])
         self.initial_spec = MappingProxyType(dict(initial_spec))
         self.initial = self._initial_law()
         self.s = self._state_changes()
@@ -108,10 +114,21 @@ class ReactionNetwork:
         """Number of reactions."""
         return len(self.reactions)
 
+    @property
+    def limits(self) -> np.ndarray:
+        if any(self.auto_limits):
+            names = ", ".join(itertools.compress(self.species, self.auto_limits))
+            raise InputError(
+                f'{self.source}: max of {names} is "{AUTO}", and this needs numbers. Fix: give a job of this model an '
+                "end time (hpcme.load_job finds them), call hpcme.exact.limits.resolve_limits, or give max = largest "
+                "count"
+            )
+        return self.bounds
+
     @functools.cached_property
     def laws(self) -> ConservationLaws:
         """Conservation laws and inequalities that every trajectory from the starting law obeys, events included."""
-        return find_laws(self.s, self.initial, self._set_by_events())
+        return find_laws(self.s, self.initial, self.bounds, self._set_by_events())
 
     def switch_times(self, end: float) -> np.ndarray:
         """Times in (0, end) at which a rate may jump or have a kink in t, float64 [K]; see model/switching.py.
@@ -174,8 +191,8 @@ class ReactionNetwork:
         return ReactionNetwork(**self._parts() | {"parameter_exprs": exprs})
 
     def with_limits(self, limits: Mapping[str, object]) -> ReactionNetwork:
-        """The same network with other largest counts for some species."""
-        new = dict(zip(self.species, self.limits.tolist(), strict=True))
+        """The same network with other largest counts (or "auto") for some species."""
+        new = dict(zip(self.species, self._written_limits(), strict=True))
         for name, value in limits.items():
             if name not in new:
                 raise InputError(
@@ -194,7 +211,7 @@ class ReactionNetwork:
         parts = {key: getattr(self, key) for key in keys}
         return parts | {
             "parameter_exprs": dict(self.parameter_exprs),
-            "limits": self.limits.tolist(),
+            "limits": self._written_limits(),
             "initial_spec": dict(self.initial_spec),
             "events": self.written_events,
             "readouts": dict(self.readouts),
@@ -204,19 +221,24 @@ class ReactionNetwork:
         """Indices of the species that some event sets."""
         return sorted(self.species.index(name) for name in event_rules.species_set(self.events))
 
+    def _written_limits(self) -> list[int | None]:
+        """The limits as the model has them; None for automatic ones."""
+        pairs = zip(self.bounds.tolist(), self.auto_limits, strict=True)
+        return [None if auto else limit for limit, auto in pairs]
+
     def _initial_law(self) -> InitialLaw:
         """From {"species": [count or law, ...]} or {"states": [[...]], "probabilities": [...]}."""
         if "states" in self.initial_spec:
             return joint_table(
-                self.initial_spec["states"], self.initial_spec["probabilities"], self.limits, self.species,
+                self.initial_spec["states"], self.initial_spec["probabilities"], self.bounds, self.species,
                 f"{self.source}: [initial]",
             )  # fmt: skip
-        laws = [
-            count_pmf(value, limit, f"{self.source}: species {name}, initial")
-            for name, value, limit in zip(
-                self.species, self.initial_spec["species"], self.limits.tolist(), strict=True
-            )
-        ]
+        laws = []
+        for i, (name, value) in enumerate(zip(self.species, self.initial_spec["species"], strict=True)):
+            where = f"{self.source}: species {name}, initial"
+            # Until an automatic limit has its number, the starting law is all that has to fit.
+            limit = largest_count(value, LARGEST_LIMIT, where) if self.auto_limits[i] else int(self.bounds[i])
+            laws.append(count_pmf(value, limit, where))
         return ProductLaw([pmf for pmf, _ in laws], [spec for _, spec in laws])
 
     def _where(self, k: int) -> str:
@@ -332,11 +354,13 @@ def evaluate_parameters(exprs: Mapping[str, Expr], species: Sequence[str], sourc
     return values
 
 
-def read_limit(value: object, where: str) -> int:
-    """A largest count: a whole number from 1 to a million."""
+def read_limit(value: object, where: str) -> int | None:
+    """A largest count: a whole number from 1 to a million; None for an automatic one ("auto", or not given)."""
+    if value is None or (isinstance(value, str) and value == AUTO):
+        return None
     if not is_whole(value):
         raise InputError(
-            f"{where}: max = {value!r} must be a whole number, the largest count (80 states are max = 79)"
+            f'{where}: max = {value!r} must be a whole number, the largest count (80 states are max = 79), or "{AUTO}"'
         )
     if not 1 <= int(value) <= LARGEST_LIMIT:  # type: ignore[call-overload]
         raise InputError(

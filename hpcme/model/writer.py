@@ -34,7 +34,8 @@ def canonical_text(net: ReactionNetwork, description: bool = True) -> str:
     law = net.initial
     for i, name in enumerate(net.species):
         start = f"initial = {law_text(law.specs[i])}, " if isinstance(law, ProductLaw) else ""
-        lines.append(f"{name} = {{ {start}max = {net.limits[i]} }}")
+        largest = quoted("auto") if net.auto_limits[i] else net.bounds[i]
+        lines.append(f"{name} = {{ {start}max = {largest} }}")
     if isinstance(law, TableLaw):
         rows = ", ".join(str(row) for row in law.states.tolist())
         lines += ["", "[initial]", f"states = [{rows}]"]

@@ -143,7 +143,7 @@ def parameters_of(network: VAN) -> dict[str, np.ndarray]:
 
 
 def load_law(spec: dict[str, Any], arrays: dict[str, np.ndarray], net: ReactionNetwork) -> StoredLaw:
-    """The law that a report stored: the model's initial law, a table of states, a network, or what events made of it."""
+    """The law that a report stored: the model's initial law, a table, a network, or what events made of one."""
     if spec["kind"] == "initial":
         return StoredLaw(net.initial)
     if spec["kind"] == "table":

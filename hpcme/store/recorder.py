@@ -134,11 +134,13 @@ def remapped_report(job, spec: dict[str, Any], index: int, step: int, after: Aft
             "sd_se": m.sd_se,
         }  # fmt: skip
         errors = [np.sqrt(m * (1.0 - m) / len(p)) for m in marginals]
+    readouts = job.net.readout_values(states)
+    readouts = readout_moments(job.net.readouts, readouts, p if after.exact else None, exact=after.exact)
     described = {"kind": "remapped", "of": spec, "t": after.t, "lost": after.lost}
     return Report(
         index=index, time=after.t, samples=law.sample(u)[: job["output.samples"]], weights=None, marginals=marginals,
         marginals_se=errors, network={"spec": json.dumps(described), "parameters": parameters_of(law.before)}, extra={},
-        step=step, **moments,
+        step=step, readouts=readouts, **moments,
     )  # fmt: skip
 
 

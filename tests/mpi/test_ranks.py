@@ -339,3 +339,18 @@ def test_solve_gives_the_finished_run_to_rank_0_alone(world, shared, scheme):
     else:
         assert not progress
     assert world.sum_(torch.ones(1)).item() == world.size
+
+
+@pytest.mark.parametrize("scheme", [{}, {"solver.scheme": "projection"}])
+def test_automatic_limits_grow_on_all_ranks_together(world, shared, scheme):
+    """Rank 0 alone knows the folder; a stopped run goes on with the limits that it had come to."""
+    from limit_cases import small_job
+
+    said: list[str] = []
+    stop = lambda: world.share(any("begins again" in line for line in said))  # noqa: E731
+    run = solve(small_job(4, **scheme), out=shared / "run", world=world, say=said.append, stop=stop)
+    assert not world.main or (run.status == "stopped" and run.limits.tolist() == [14])
+    # Another rank may have guessed otherwise: the folder and rank 0 decide.
+    run = solve(small_job(4 + world.rank, **scheme), out=shared / "run", world=world)
+    assert not world.main or (run.status == "done" and run.limits.tolist() == [14])
+    assert world.sum_(torch.ones(1)).item() == world.size
