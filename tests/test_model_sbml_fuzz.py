@@ -167,6 +167,7 @@ def test_mutated_sbml():
     assert found.count("refused") > 100 and found.count("network") > 10
 
 
+@pytest.mark.slow
 def test_mutated_antimony():
     pytest.importorskip("antimony")
     found = fates(read_antimony_of, mutated_text, antimony_seeds(), MUTATIONS["antimony"])

@@ -48,6 +48,15 @@ def test_everything_is_listed_with_its_line_in_one_error():
         assert word in source[number - 1]
 
 
+def test_laws_that_are_no_difference_are_listed_beside_other_problems():
+    refused(
+        'parameter "k": it has no value', 'reaction "R": it is reversible', 'compartment "c": it has no size',
+        'rate rule "p"', limits={"X": 9, "Y": 9}, species=[X, "id='Y' initialAmount='3' hasOnlySubstanceUnits='false'"],
+        compartments=["id='c'"], parameters=["id='k'", "id='p' constant='false'"], rules=[rule("rate", "1", "p")],
+        reactions=[reaction("R", "X -> Y", "X*(2 - X)", reversible=True), reaction("S", "Y ->", "k*Y")],
+    )  # fmt: skip
+
+
 CASES = {
     "rate rule": ('rate rule "p": continuous change', {"parameters": ["id='p' constant='false'"], "rules": [
         rule("rate", "1", "p")]}),
@@ -64,7 +73,7 @@ CASES = {
     "half a molecule": ('reactant of reaction Q "X": its stoichiometry is 0.5', {
         "reactions": [reaction("Q", "0.5 X ->", "X")]}),
     "too many": ("its stoichiometry is 1001", {"reactions": [reaction("Q", "1001 X ->", "X")]}),
-    "no stoichiometry": ('product of reaction Q "X"', {"reactions": [
+    "no stoichiometry": ('product of reaction Q "X": it has no stoichiometry; give it one', {"reactions": [
         reaction("Q", "-> X", "X").replace("stoichiometry='1'", "")]}),
     "delay": ("it uses delay(...)", {"reactions": [reaction("Q", "X ->", "delay(X, 1)")]}),
     "reaction rate": ('its formula uses the rate of the reaction "R"', {"reactions": [

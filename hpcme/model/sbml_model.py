@@ -157,14 +157,13 @@ class ModelReader:
         if left == right:
             self.notes.append(f"reaction {raw.id}: it changes no count; left out")
             return []
-        if len(self._problems):
-            return []  # values that the forms are looked at with may be missing
+        if self._problems.at(raw.law_place):
+            return []  # the law is not what stands there
         if not raw.reversible or mass_action(law, self._order):
             return [self._direction(raw.id, left, right, law)]
-        values = {name: float(v) for name, v in self._parameter_values().items()}
         consumed = [name for name in {**left, **right} if left.get(name, 0) > right.get(name, 0)]
         made = [name for name in {**left, **right} if left.get(name, 0) < right.get(name, 0)]
-        split = forward_and_backward(law, consumed, made, self._order, values)
+        split = forward_and_backward(law, consumed, made, self._order, self._parameter_values())
         if split is None and has_difference(law, self._order):
             self._problems.add(
                 raw.place,
@@ -224,12 +223,14 @@ class ModelReader:
         return round(amount)
 
     def _parameter_values(self) -> dict[str, float]:
-        """Values at the start of all parameters that may stand in a law, by name."""
-        return {
-            s.name: self._symbols.amount(s) if s.kind == "species" else self._symbols.value(s.id, s.place)
-            for s in self._symbols.all.values()
-            if s.role in ("constant", "stepped") and s.kind != "reaction" and self._symbols.has_value(s)
-        }
+        """Values at the start of all parameters that may stand in a law, by name; 1 for those that have none."""
+        symbols = self._symbols
+        values = {}
+        for symbol in symbols.all.values():
+            if symbol.role in ("constant", "stepped"):
+                value = symbols.amount if symbol.kind == "species" else lambda s: symbols.value(s.id, s.place)
+                values[symbol.name] = value(symbol) if symbols.has_value(symbol) else 1.0
+        return values
 
     def _parameter_exprs(self, needed: set[str]) -> dict[str, Expr]:
         """Parameters of the network, each behind those that it is made of. Compartments stand there where needed."""

@@ -46,6 +46,10 @@ class Problems:
         """One problem; the same one at the same place is listed once."""
         self.add_line(place.line, f"{place}: {why}")
 
+    def at(self, place: Place) -> bool:
+        """Whether there is a problem at a place."""
+        return any(text.startswith(f"{place}: ") for _, text in self._found)
+
     def add_line(self, line: int, text: str) -> None:
         """One problem without an element, such as a message of libSBML."""
         self._found[line if self._lines else 0, re.sub(r"\s+", " ", text).strip()] = None

@@ -21,6 +21,11 @@ from hpcme.model.sbml_math import MOST_NODES, size_of
 from hpcme.model.sbml_problems import Place, Problems
 from hpcme.model.tree import Expr, constant, variable
 
+#: What gives a value to an id of each kind; a parameter simply has a value.
+_VALUES = {
+    "compartment": "size", "species": "initial amount or concentration", "species reference": "stoichiometry",
+}  # fmt: skip
+
 
 @dataclass
 class Symbol:
@@ -85,7 +90,7 @@ class Symbols:
         steps, time: values of stepped parameters and of the time, for what happens at one known time.
         """
         values = {name: self._meaning(name, place, steps, time) for name in sorted(expr.names())}
-        return self._checked(_without_ones(expr.substitute(values, time)), place)
+        return _without_ones(self._checked(expr.substitute(values, time), place))
 
     def _meaning(self, name: str, place: Place, steps: Mapping[str, Expr] | None, time: Expr | None) -> Expr:
         general = steps is None and time is None
@@ -226,7 +231,7 @@ class Symbols:
     def _needs_value(self, symbol: Symbol, place: Place) -> None:
         if self.has_value(symbol):
             return
-        what = {"compartment": "size", "species": "initial amount or concentration"}.get(symbol.kind, "value")
+        what = _VALUES.get(symbol.kind, "value")
         by = "" if place == symbol.place else f", and {place} needs it"
         self._problems.add(symbol.place, f"it has no {what}{by}; give it one")
 
