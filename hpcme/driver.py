@@ -45,7 +45,7 @@ from hpcme.store.writer import RunWriter
 Say = Callable[[str], None]
 
 
-_FREE_FIRST = 400  # largest limit of a first species with a free logit for every count
+_FREE_FIRST = 1000  # largest limit of a first species with a free logit for every count
 _CERTIFIED_ALL = 5000  # states up to which the certificate of a scheme that samples sums over all of them
 
 
@@ -119,7 +119,8 @@ def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> No
     world.use_threads(1 + shards.rows * len(shards.owned) * job["network.width"] // 400_000)
     if job["run.deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(job["run.deterministic"])
+    # What torch.use_deterministic_algorithms does, without the compiler that it imports, which takes seconds.
+    torch.set_deterministic_debug_mode("error" if job["run.deterministic"] else "default")
     writer = warm = None
     with _together(world):
         if world.main:
@@ -235,10 +236,10 @@ def prepare(
     say(f"hpcme: {job.net.name}: {job.net.S} species, {job.net.R} reactions; {world.describe()}; "
         f'network "{spec["kind"]}", {sum(p.numel() for p in network.parameters())} parameters')  # fmt: skip
     enumeration = make_enumeration(job.net, world.device)
-    recorder = Recorder(job, world, writer, spec, shards)
     states = _all_states(job, world, say)
+    summed = states if job["sampling.exact"] is not False else None
+    recorder = Recorder(job, world, writer, spec, shards, summed)
     if job["solver.scheme"] == "tdvp":
-        summed = states if job["sampling.exact"] is not False else None
         if job["solver.integrator"] == "exponential":
             scheme = Exponential(network, world, job, summed, _motion(network, spec, warm, say))
         else:

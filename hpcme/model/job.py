@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hpcme.exact.limits import LimitsReport
 
 _ENDINGS = ", ".join(MODEL_SUFFIXES)
+_FEW_SPECIES_STATES = 1_500_000  # of one or two species up to which sums over states are exact
 _MANY = 7  # species from which sampled sums need the integrator for many
 
 
@@ -251,6 +252,10 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
 
 def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
     """Give the keys that were left at "auto" their values where these depend on the job alone."""
+    for key, most in (("sampling.exact_states", 200_000), ("network.support_states", 300_000)):
+        if values[key] == "auto":
+            # What costs is not a state but a prefix, of which one or two species have few.
+            values[key] = _FEW_SPECIES_STATES if net.S <= 2 else most
     insists = [f"{key} = {word}" for key, word in _EXACT.items() if json.dumps(values[key]) == word]
     few = bool(insists)
     if any(net.auto_limits):
