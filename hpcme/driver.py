@@ -14,18 +14,22 @@ import numba
 import numpy as np
 import torch
 
+from hpcme.dynamics.borders import LEAK_ALLOWED, LimitsReached
 from hpcme.dynamics.certificate import Certificate
 from hpcme.dynamics.enumeration import make_enumeration
 from hpcme.dynamics.evolve import Evolution, Progress
 from hpcme.dynamics.exponential import Exponential
 from hpcme.dynamics.motion import Motion
 from hpcme.dynamics.projection import Projection
+from hpcme.dynamics.relaunch import GOOD, JUMPS, Events
 from hpcme.dynamics.sampler import Shards
-from hpcme.dynamics.start import distance_to, fit, fit_heads, marginals
+from hpcme.dynamics.start import marginals, settle
 from hpcme.dynamics.tdvp import Tdvp
 from hpcme.dynamics.timers import Timers
 from hpcme.errors import HpcmeError, NumericalError, OutputError
+from hpcme.exact.limits import LimitsReport, grown
 from hpcme.exact.shorttime import short_time_law
+from hpcme.model.event import species_set
 from hpcme.model.job import Job, load_job
 from hpcme.model.ordering import resolved_order
 from hpcme.networks.base import VAN
@@ -34,16 +38,15 @@ from hpcme.networks.heads import choose_head
 from hpcme.parallel.ending import ending
 from hpcme.parallel.world import World, open_world
 from hpcme.scan.neighbours import Warm, find_warm
+from hpcme.store.files import LIMITS, MANIFEST, Manifest
 from hpcme.store.recorder import Recorder
 from hpcme.store.writer import RunWriter
 
 Say = Callable[[str], None]
 
 
-_START_JUMPS = (3.0, 10.0, 30.0, 100.0)
-_FREE_FIRST = 400  # largest limit of a first species with a free logit for every count
+_FREE_FIRST = 1000  # largest limit of a first species with a free logit for every count
 _CERTIFIED_ALL = 5000  # states up to which the certificate of a scheme that samples sums over all of them
-_START_TV = 1e-3  # total variation distance at which a start is good enough
 
 
 def _nothing(line: str) -> None:
@@ -70,11 +73,12 @@ def solve(
     from hpcme.store.reader import open_run
 
     if not isinstance(job, Job):
-        job = load_job(job)
+        job = load_job(job, need_limits=False)
     folder = Path(out) if out is not None else job.out
     if world is None:
         with ending(open_world(job["run.device"], job["run.timeout"])) as joined:
             return solve(job, out=folder, world=joined, say=say, progress=progress, stop=stop)
+    job = with_limits(job, world)
     done = False
     with _together(world):
         done = world.main and finished(folder, job)
@@ -94,22 +98,29 @@ def finished(folder: Path, job: Job) -> bool:
 
 
 def identity(job: Job) -> dict[str, Any]:
-    """What makes a run this run: the model and the part of the job that determines results."""
+    """What makes a run this run: the model and the part of the job that determines results.
+
+    The model is told by the hash of what was written, automatic limits included, while the text has the numbers that
+    the run used: they may grow while it runs.
+    """
     return {
-        "kind": "network", "model_text": job.net.text, "model_hash": job.net.hash, "job_text": job.text(identity=True),
+        "kind": "network", "model_text": job.net.text, "model_hash": job.model.hash,
+        "job_text": job.text(identity=True),
         "job_hash": job.hash, "species": list(job.net.species), "limits": job.net.limits.tolist(),
         "report_times": job.report_times.tolist(), "units": job.net.time_unit,
     }  # fmt: skip
 
 
 def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> None:
+    job = _with_stored_limits(job, folder, world)
     with _together(world):
         shards = shards_of(job, world)
     # Below some hundred thousand entries a matrix is done before a second thread has woken up.
     world.use_threads(1 + shards.rows * len(shards.owned) * job["network.width"] // 400_000)
     if job["run.deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(job["run.deterministic"])
+    # What torch.use_deterministic_algorithms does, without the compiler that it imports, which takes seconds.
+    torch.set_deterministic_debug_mode("error" if job["run.deterministic"] else "default")
     writer = warm = None
     with _together(world):
         if world.main:
@@ -119,7 +130,16 @@ def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> No
                 say(f"hpcme: {message}")
     status = "failed"
     try:
-        reached = prepare(job, world, shards, writer, say, warm=world.share(warm)).run(stop, progress)
+        reached = None
+        while reached is None:
+            try:
+                reached = prepare(job, world, shards, writer, say, warm=world.share(warm)).run(stop, progress)
+            except LimitsReached as found:  # on all ranks
+                with _together(world):
+                    job = _grown(job, found, say)
+                    shards = shards_of(job, world)
+                    if writer is not None:
+                        writer.begin_again(identity(job), **_limits_of(job))
         status = "done" if reached else "stopped"
     except NumericalError:
         if writer is not None:
@@ -128,6 +148,57 @@ def _solve(job: Job, folder: Path, world: World, say: Say, progress, stop) -> No
     finally:
         if writer is not None:
             writer.finish(status) if status != "failed" else writer.close()
+
+
+def with_limits(job: Job, world: World) -> Job:
+    """The job with numbers for its automatic limits, on every rank those that rank 0 finds. Collective."""
+    found = None
+    with _together(world):
+        if world.main:
+            found = job.resolved().limits
+    found = world.share(found)
+    with _together(world):
+        job = job if found is None or found == job.limits else job.with_limits(found)
+    return job
+
+
+def _with_stored_limits(job: Job, folder: Path, world: World) -> Job:
+    """The job with the limits that its run has come to, if there is one in the folder, the same on every rank."""
+    if job.limits is None:
+        return job
+    limits = job.limits
+    with _together(world):
+        if world.main and (folder / MANIFEST).exists():
+            stored = Manifest.load(folder)
+            # Another run is refused by its hashes where the folder is opened.
+            if (stored.model_hash, stored.job_hash) == (job.model.hash, job.hash) and LIMITS in stored.provenance:
+                limits = LimitsReport.from_plain(stored.provenance[LIMITS])
+    limits = world.share(limits)
+    with _together(world):
+        job = job if limits == job.limits else job.with_limits(limits)
+    return job
+
+
+def _grown(job: Job, found: LimitsReached, say: Say) -> Job:
+    """The job with larger limits for the species through whose limits probability left. Raises InputError."""
+    names = [name for name, lost in found.lost.items() if lost > 0.1 * found.total]
+    before = {limit.species: limit.largest for limit in job.limits}
+    larger = job.with_limits(grown(job.model, job.limits, names)[1])
+    changes = ", ".join(
+        f"{limit.species} {before[limit.species]} -> {limit.largest}"
+        for limit in larger.limits
+        if limit.largest != before[limit.species]
+    )
+    say(
+        f"hpcme: by t = {found.t:g}, {found.total:.1e} of the probability has left through automatic limits, more than "
+        f"{LEAK_ALLOWED:g}: they grow ({changes}), and the run begins again"
+    )
+    return larger
+
+
+def _limits_of(job: Job) -> dict[str, Any]:
+    """What a run keeps of how its limits were found."""
+    return {} if job.limits is None else {LIMITS: job.limits.plain()}
 
 
 def shards_of(job: Job, world: World) -> Shards:
@@ -165,10 +236,10 @@ def prepare(
     say(f"hpcme: {job.net.name}: {job.net.S} species, {job.net.R} reactions; {world.describe()}; "
         f'network "{spec["kind"]}", {sum(p.numel() for p in network.parameters())} parameters')  # fmt: skip
     enumeration = make_enumeration(job.net, world.device)
-    recorder = Recorder(job, world, writer, spec, shards)
     states = _all_states(job, world, say)
+    summed = states if job["sampling.exact"] is not False else None
+    recorder = Recorder(job, world, writer, spec, shards, summed)
     if job["solver.scheme"] == "tdvp":
-        summed = states if job["sampling.exact"] is not False else None
         if job["solver.integrator"] == "exponential":
             scheme = Exponential(network, world, job, summed, _motion(network, spec, warm, say))
         else:
@@ -177,8 +248,9 @@ def prepare(
         scheme = Projection(network, enumeration, shards, world, job, timers)
     certificate = Certificate(network, enumeration, world, shards=shards, states=states)
     evolution = Evolution(
-        job, scheme, certificate, world, recorder, timers, lambda line: say(f"hpcme: warning: {line}")
-    )
+        job, scheme, certificate, world, recorder, timers, Events(job, world, say),
+        lambda line: say(f"hpcme: warning: {line}"),
+    )  # fmt: skip
     if checkpoint is not None:
         evolution.restore(checkpoint[1])
         say(f"hpcme: continuing at step {evolution.step}, t = {evolution.t:g}")
@@ -200,6 +272,9 @@ def network_of(job: Job, pmfs: list[torch.Tensor]) -> dict[str, Any]:
         first = job.net.species.index(order[0])
         if job.net.limits[first] <= _FREE_FIRST:
             heads[first] = "categorical"
+    for name in species_set(job.net.events):  # the law of a count that is set to a value is narrow for a while
+        s = job.net.species.index(name)
+        heads[s] = "fine" if heads[s] in ("spline", "coarse") and basis else heads[s]
     return network_spec(
         job.net, kind=job["network.kind"], width=job["network.width"], depth=job["network.depth"],
         heads=heads, order=order,
@@ -239,28 +314,25 @@ def _start(job: Job, say: Say) -> _Start:
     wanted = job["solver.start_jumps"]
     trials = (wanted,)
     if wanted == "auto":
-        trials = _START_JUMPS if job["solver.scheme"] == "tdvp" else _START_JUMPS[:1]
+        trials = JUMPS if job["solver.scheme"] == "tdvp" else JUMPS[:1]
+    first = min([float(job.report_times[1]), *job.net.event_times(float(job.report_times[1])).tolist()])
     found = support = None
     for jumps in trials:
         began = time.perf_counter()
         t0, states, p, lost = short_time_law(
-            job.net, jumps=jumps, t_max=float(job.report_times[1]), max_states=job["solver.start_states"]
+            job.net, jumps=jumps, t_max=first, max_states=job["solver.start_states"]
         )
         pmfs = marginals(states, p, job.net.limits)
         spec = network_of(job, pmfs)
         network = build_network(spec, job.net, seed=job["run.seed"], support=support)
         support = network.support  # the same for every trial
         network.set_marginals(pmfs)
-        if job["solver.scheme"] == "tdvp":
-            kl, tv = fit_heads(network, states, p)
-        else:
-            kl = fit(network, states, p, epochs=job["solver.start_epochs"], seed=job["run.seed"])
-            tv = distance_to(network, states, p)
+        kl, tv = settle(network, states, p, job)
         if found is None or tv + lost < found.distance:
             found = _Start(t0, spec, network.state_dict(), min(1.0, tv + lost))
             line = (f"hpcme: start at t = {t0:.4g}, exact on {len(states)} states (neglected {lost:.1e}); "
                     f"fit KL {kl:.1e}, TV {tv:.1e} in {time.perf_counter() - began:.1f} s")  # fmt: skip
-        if found.distance <= _START_TV or t0 >= float(job.report_times[1]):
+        if found.distance <= GOOD or t0 >= first:
             break
     say(line)
     return found
@@ -295,6 +367,7 @@ def _circumstances(job: Job, world: World, warm: Warm | None = None) -> dict[str
     if warm is not None:  # fits that begin elsewhere end with other rounding
         layout["warm"] = warm.uuid
     provenance = {
+        **_limits_of(job),
         "warm": warm.folder if warm is not None else "",
         "seed": job["run.seed"], "ranks": world.size, "host": platform.node(), "hardware": layout["hardware"],
         "torch": torch.__version__, "numba": numba.__version__, "model_path": str(job.path or ""),

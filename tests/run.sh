@@ -2,7 +2,7 @@
 # All tests that this machine can run, on a fresh machine too: sets up .venv first (see jobs/setup.sh).
 #
 #   bash tests/run.sh                every tier
-#   bash tests/run.sh serial mpi     these tiers: serial, mpi, restart, fault, slurm, gpu
+#   bash tests/run.sh serial mpi     these tiers: serial, mpi, restart, fault, slurm, gpu, dsmts
 #
 # The last line is "N passed, N failed, N skipped", the sum over all pytest runs. A run of CTest that broke off without
 # a report (time-out, crash) counts as one failure. The exit code is 0 only when nothing failed.
@@ -10,7 +10,7 @@ set -euo pipefail
 # shellcheck source=jobs/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../jobs/setup.sh"
 
-known="serial mpi restart fault slurm gpu"
+known="serial mpi restart fault slurm gpu dsmts"
 for tier in "$@"; do
     case " $known " in *" $tier "*) ;; *) hpcme_die "unknown tier \"$tier\". Tiers: $known" ;; esac
 done

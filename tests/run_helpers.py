@@ -43,11 +43,20 @@ width = 4
 scheme = "tdvp"
 start_jumps = 3.0
 """
+#: One event between reports, and one at a report.
+EVENTS = """[[events]]
+at = 0.8
+set = { Px = "min(Px + 4, 24)", Gx = 1 }
+[[events]]
+at = 1.5
+set = { Py = 3 }
+"""
 JOBS = {
     "projection": PROJECTION + 'optimiser = "adam"\nepochs = 8\n[sampling]\nsamples = 400\n',
     "projection-natural": PROJECTION + "[sampling]\nsamples = 200\n",
     "tdvp": TDVP + "dt = 0.05\n",  # exact sums, exponential
     "tdvp-implicit": TDVP + 'tolerance = 0.005\nintegrator = "implicit"\n',
+    "tdvp-events": TDVP + "dt = 0.05\n",
     "tdvp-sampled": TDVP + "tolerance = 0.02\n[sampling]\nsamples = 1000\nexact = false\n",
 }
 
@@ -55,8 +64,10 @@ JOBS = {
 def write_jobs(folder: Path, more: str = "") -> Path:
     """Write the JOBS and their model into a folder; more: further lines of TOML for each."""
     (folder / "toggle.toml").write_text(TOGGLE)
+    (folder / "dosed.toml").write_text(TOGGLE + EVENTS)
     for name, text in JOBS.items():
-        (folder / f"{name}.toml").write_text(COMMON + text + more)
+        common = COMMON.replace("toggle.toml", "dosed.toml") if "events" in name else COMMON
+        (folder / f"{name}.toml").write_text(common + text + more)
     return folder
 
 

@@ -173,10 +173,10 @@ def follow(job, exact: bool = True):
     rows, reports = [], []
     advance, report = evolution._advance, evolution.make_report
 
-    def make_report():
+    def make_report(after=None):
         distance = total_variation(evolution.scheme.network, job.net, evolution.t) if exact else np.nan
         reports.append((evolution.t, distance, evolution.certificate.bound(evolution.lost)))
-        report()
+        report(after)
 
     evolution._advance = lambda: rows.append(advance()) or rows[-1]
     evolution.make_report = make_report

@@ -37,9 +37,11 @@ def test_stats_are_the_json_of_the_interface(runs):
         "sd_se",
         "covariance",
         "covariance_se",
+        "readouts",
         "lost",
         "certificate",
     }
+    assert table["readouts"] == {}
     assert json.loads(json.dumps(table, allow_nan=False)) == table
     assert table["kind"] == "fsp" and table["times"] == TIMES.tolist() and table["species"] == ["X", "Y"]
     for k, t in enumerate(TIMES):

@@ -198,7 +198,7 @@ def test_a_launcher_that_is_no_command_is_refused(tree):
     ("script", "environment", "arguments", "words"),
     [
         ("jobs/quickstart.sh", {"HPCME_RANKS": "two"}, [], "HPCME_RANKS=two must be a whole number"),
-        ("tests/run.sh", {}, ["seriel"], 'unknown tier "seriel". Tiers: serial mpi restart fault slurm gpu'),
+        ("tests/run.sh", {}, ["seriel"], 'unknown tier "seriel". Tiers: serial mpi restart fault slurm gpu dsmts'),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_installed(script, environment, arguments, words, tree):

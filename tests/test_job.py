@@ -19,7 +19,8 @@ from hpcme.networks.build import KINDS
 PACKAGE = Path(__file__).parents[1] / "hpcme"
 #: Keys whose "auto" becomes a value as soon as the job is read.
 CHOSEN = ("solver.scheme", "solver.integrator", "network.kind", "network.width", "network.sight", "solver.tolerance",
-          "sampling.samples", "sampling.cover", "sampling.tail", "solver.optimiser", "solver.epochs")  # fmt: skip
+          "sampling.samples", "sampling.cover", "sampling.tail", "solver.optimiser", "solver.epochs",
+          "sampling.exact_states", "network.support_states")  # fmt: skip
 
 
 def write(folder: Path, text: str) -> Path:
@@ -72,6 +73,16 @@ def test_keys_left_at_auto_follow_the_scheme(given, chosen):
     own = {"network.width": 9, "sampling.samples": 777, "sampling.cover": 0.2, "sampling.tail": 0.0}
     job = load_job({"model": model("toggle"), "time": {"end": 1.0}}, overrides={**given, **own})
     assert {key: job[key] for key in own} == own
+
+
+def test_one_or_two_species_may_have_more_states_to_sum_over(tmp_path):
+    text = '[model]\nname = "m"\n[species]\n{}[[reactions]]\nequation = "0 -> A"\nrate = 1.0\n'
+    few, many = (text.format("".join(f"{name} = {{ initial = 0, max = {most} }}\n" for name, most in species)) for species in (
+        [("A", 250_000)], [("A", 250_000), ("B", 1), ("C", 1)]))  # fmt: skip
+    jobs = [load_job({"model": model, "time": {"end": 1.0}}) for model in (few, many)]
+    assert [job["solver.scheme"] for job in jobs] == ["tdvp", "projection"]
+    assert [job["sampling.exact_states"] for job in jobs] == [1_500_000, 200_000]
+    assert [job["network.support_states"] for job in jobs] == [1_500_000, 300_000]
 
 
 def test_every_key_has_a_reader():

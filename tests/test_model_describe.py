@@ -68,7 +68,7 @@ def test_starts_parameters_names_and_units():
     text = describe(net)
     assert "independent species: X ~ poisson = 1.5, Y = 2, Z ~ binomial = n = 3, p = 0.5" in text
     assert "[turn]" in text and "time unit: s" in text and "  a test\n" in text
-    assert "k2  =  4  = 2*k" in text and text.count("(no reaction uses it)") == 1
+    assert "k2  =  4  = 2*k" in text and text.count("(nothing uses it)") == 1
     used = {entry["name"]: entry["used"] for entry in describe_dict(net)["parameters"]}
     assert used == {"k": True, "k2": True, "z": False}
 

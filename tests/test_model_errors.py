@@ -90,12 +90,11 @@ WRONG = {
         'unknown key "maximum" (= 20)',
         'Did you mean "max"',
     ),
-    "no max": (species("A = { initial = 3 }"), "species A has no max", "give max = largest count"),
     "max a float": (species("A = { initial = 3, max = 20.0 }"), "max = 20.0", "whole number"),
     "max negative": (species("A = { initial = 3, max = -1 }"), "max = -1", "from 1 to 1000000"),
     "max zero": (species("A = { initial = 0, max = 0 }"), "max = 0", "from 1 to 1000000"),
     "max huge": (species("A = { initial = 3, max = 2000000000 }"), "max = 2000000000", "scale the rates"),
-    "max text": (species("A = { initial = 3, max = 'auto' }"), "max = 'auto'", "whole number"),
+    "max text": (species("A = { initial = 3, max = 'most' }"), "max = 'most'", 'or "auto"'),
     "max truth value": (species("A = { initial = 1, max = true }"), "max = True", "whole number"),
     "no initial": (species("A = { max = 20 }"), "species A has no initial", "give initial = count"),
     "initial above max": (
@@ -440,8 +439,8 @@ def test_files_that_cannot_be_read(tmp_path):
         load_model(tmp_path)
     with pytest.raises(InputError, match=r"not UTF-8 text \(byte 2\); save the file as UTF-8"):
         load_model(tmp_path / "latin.toml")
-    for suffix in ("xml", "ant"):
-        with pytest.raises(InputError, match="convert the model to TOML"):
+    for suffix in ("xml", "sbml", "ant"):
+        with pytest.raises(InputError, match=r"no such model file; give the path of an? (SBML|Antimony) file"):
             load_model(tmp_path / f"m.{suffix}")
     with open(tmp_path / "huge.toml", "wb") as file:
         os.truncate(file.fileno(), 20 * 2**20)

@@ -30,6 +30,9 @@ _NUMPY = {
     "cos": np.cos,
     "tan": np.tan,
     "tanh": np.tanh,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
     "abs": np.abs,
     "floor": np.floor,
     "ceil": np.ceil,
@@ -113,6 +116,9 @@ def run_program(op: list[int], arg: list[float], n, t: float) -> float:
         "COS": np.cos,
         "TAN": np.tan,
         "TANH": np.tanh,
+        "ASIN": np.arcsin,
+        "ACOS": np.arccos,
+        "ATAN": np.arctan,
         "ABS": np.abs,
         "FLOOR": np.floor,
         "CEIL": np.ceil,
@@ -272,7 +278,7 @@ def test_every_opcode_is_compiled_from_text():
     text = (
         "where(x < 1, y, t) + (x <= 1) - (x > 1)*(x >= 1)/(x == 1)**(x != 1) + (x and y) + (x or y) + (not "
         "x) + (-x)+ min(x, y) + max(x, 1) + exp(x) + log(x) + log10(x) + sqrt(x) + sin(x) + cos(x) + tan(x) "
-        "+ tanh(x) + abs(x)+ floor(x) + ceil(x)"
+        "+ tanh(x) + abs(x)+ floor(x) + ceil(x) + asin(x/4) + acos(x/4) + atan(x)"
     )
     op, arg = compile_program(parse(text), SPECIES)
     assert set(op) == set(OPCODES.values())

@@ -37,6 +37,8 @@ def test_its_model_loads_and_its_job_has_known_keys():
     assert net.species == ("X",) and net.R == 3
     hunt = load_model_text(block("toml", "# hunt.toml"), "README")
     assert hunt.species == ("Prey", "Hunter") and hunt.R == 5
+    pulse = load_model_text(block("toml", "# pulse.toml"), "README")
+    assert len(pulse.events) == 1 and list(pulse.readouts) == ["total"]
     job = tomllib.loads(block("toml", "# job.toml"))
     keys = {f"{table}.{key}" for table, content in job.items() if isinstance(content, dict) for key in content}
     assert {key for key in keys if not key.startswith("parameters.")} <= set(KEYS)

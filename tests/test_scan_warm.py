@@ -90,7 +90,7 @@ def test_any_guess_leads_to_the_same_fit():
     scheme = evolution.scheme
     settings = {"pull": 1e-9, "accuracy": 1e-18, "iterations": 100, "damping": 0.0}
     begin = scheme.parameters.get()
-    target, _, _ = scheme._propagate(scheme.tree.log_prob(), evolution.t, 0.05)
+    target, *_ = scheme._propagate(scheme.tree.log_prob(), evolution.t, 0.05)
     laws, steps = [], []
     noise = torch.randn(begin.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for guess in (None, begin + 0.5 * noise):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_fakes import QUICK, contents, identity, make_report, simulate
+from store_fakes import MODEL, QUICK, contents, identity, make_report, simulate
 
 from hpcme.errors import InputError, InternalError, OutputError
 from hpcme.store import writer as writer_module
@@ -423,3 +423,43 @@ def test_a_copy_of_a_run_continues_like_the_original(tmp_path):
     simulate(tmp_path / "b", steps=4)
     simulate(tmp_path / "c", steps=4)
     assert contents(tmp_path / "a") == contents(tmp_path / "b") == contents(tmp_path / "c")
+
+
+LARGER = {"limits": [5, 20], "model_text": MODEL.replace("max = 7", "max = 20")}
+
+
+def test_a_run_that_begins_again_keeps_its_name_and_nothing_else(tmp_path):
+    folder = start(tmp_path / "run")
+    with RunWriter.resume(folder, identity(), **QUICK) as writer:
+        uuid = writer.uuid
+        writer.begin_again(identity(**LARGER), automatic_limits={"grown": 1})
+        assert writer.load_checkpoint() is None and writer.reports == []
+        writer.commit(0, {"step": 0}, make_report(0), None)
+    manifest = Manifest.load(folder)
+    assert manifest.uuid == uuid and manifest.limits == [5, 20] and "max = 20" in manifest.model_text
+    assert manifest.provenance["automatic_limits"] == {"grown": 1} and manifest.provenance["seed"] == 7
+    assert names(folder, "report") == ["reports/report-00000.h5"] and names(folder, "series") == []
+    assert manifest.history[-1] == {**manifest.history[-1], "limits": {"A": 5, "B": 20}}
+    on_disk = {str(item.relative_to(folder)) for item in folder.rglob("*") if item.is_file()}
+    assert on_disk == {MANIFEST, *(entry.name for entry in manifest.entries)}
+
+
+def test_a_crash_while_a_run_begins_again_leaves_its_beginning(tmp_path, monkeypatch):
+    """The manifest counts: files of the old beginning that were not deleted any more are set aside."""
+    folder = start(tmp_path / "run")
+    with RunWriter.resume(folder, identity(), **QUICK) as writer, monkeypatch.context() as patch:
+        patch.setattr(writer_module, "delete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            writer.begin_again(identity(**LARGER))
+    assert Manifest.load(folder).entries == []
+    with RunWriter.resume(folder, identity(), **QUICK) as writer:  # hashes are the run's, whatever its limits
+        assert writer.load_checkpoint() is None
+        writer.commit(0, {"step": 0}, make_report(0), None)
+    assert Manifest.load(folder).limits == [5, 20]
+
+
+def test_a_run_does_not_begin_again_as_another_one(tmp_path):
+    folder = start(tmp_path / "run")
+    with RunWriter.resume(folder, identity(), **QUICK) as writer, pytest.raises(InternalError):
+        writer.begin_again(identity(model_hash="m1"))
+    assert len(Manifest.load(folder).of_kind("report")) == 4

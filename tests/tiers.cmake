@@ -1,6 +1,6 @@
 # The test tiers, as CTest labels: serial, mpi (the same files at 1, 2 and 3 ranks; three catches whoever thinks in
 # powers of two), restart (kill and resume), fault (runs that are broken on purpose), slurm (a real Slurm on this one
-# machine) and gpu. Every pytest run writes junit/NAME.xml, which tests/run.sh adds up.
+# machine), gpu and dsmts (the SBML stochastic test suite, in the folder that HPCME_DSMTS names). Every pytest run writes junit/NAME.xml, which tests/run.sh adds up.
 # tiers.txt says for each tier whether this machine can run it: NAME|yes or NAME|no|REASON.
 enable_testing()
 
@@ -39,7 +39,7 @@ endforeach()
 list(REMOVE_DUPLICATES areas)
 foreach(area IN LISTS areas)
   add_pytest(serial.${area} LABEL serial PROCESSORS 1 TIMEOUT 1200
-             ARGS -m "not mpi and not restart and not fault and not slurm and not gpu" ${files_of_${area}})
+             ARGS -m "not mpi and not restart and not fault and not slurm and not gpu and not dsmts" ${files_of_${area}})
 endforeach()
 list(APPEND tiers "serial|yes")
 
@@ -93,6 +93,24 @@ elseif(gpus STREQUAL "0")
 else()
   set_tests_properties(gpu PROPERTIES DISABLED TRUE)
   list(APPEND tiers "gpu|no|${HPCME_PYTHON} cannot import torch")
+endif()
+
+# dsmts: the suite is no part of this repository
+add_pytest(dsmts LABEL dsmts PROCESSORS 1 TIMEOUT 5400 ARGS -m dsmts tests/test_dsmts.py)
+file(GLOB cases "$ENV{HPCME_DSMTS}/[0-9]*")
+if("$ENV{HPCME_DSMTS}" STREQUAL "")
+  set(problem "HPCME_DSMTS does not name the folder of the SBML stochastic test suite")
+elseif(NOT cases)
+  set(problem "there are no cases in HPCME_DSMTS = $ENV{HPCME_DSMTS}")
+else()
+  set(problem "")
+endif()
+if(problem)
+  set_tests_properties(dsmts PROPERTIES DISABLED TRUE)
+  list(APPEND tiers "dsmts|no|${problem}")
+else()
+  set_tests_properties(dsmts PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1;HPCME_DSMTS=$ENV{HPCME_DSMTS}")
+  list(APPEND tiers "dsmts|yes")
 endif()
 
 list(JOIN tiers "\n" lines)

@@ -130,6 +130,7 @@ def run_program(program: list[tuple[str, float]], row: list[int], t: float) -> f
         "LOG10": lambda x: _log(x, math.log10), "SQRT": lambda x: _safely(math.sqrt, x),
         "SIN": lambda x: _safely(math.sin, x), "COS": lambda x: _safely(math.cos, x),
         "TAN": lambda x: _safely(math.tan, x), "TANH": math.tanh, "ABS": abs,
+        "ASIN": lambda x: _safely(math.asin, x), "ACOS": lambda x: _safely(math.acos, x), "ATAN": math.atan,
         "FLOOR": lambda x: float(np.floor(x)), "CEIL": lambda x: float(np.ceil(x)),
         "NOT": lambda x: float(x == 0),
     }  # fmt: skip
@@ -163,8 +164,11 @@ def run_program(program: list[tuple[str, float]], row: list[int], t: float) -> f
 def random_program(rng: np.random.Generator, species: int, length: int) -> list[tuple[str, float]]:
     """A random postfix program over all opcodes."""
     arity = {"SELECT": 3} | dict.fromkeys(
-        ("NEG", "NOT", "EXP", "LOG", "LOG10", "SQRT", "SIN", "COS", "TAN", "TANH", "ABS", "FLOOR", "CEIL"), 1
-    )
+        (
+            "NEG", "NOT", "EXP", "LOG", "LOG10", "SQRT", "SIN", "COS", "TAN", "TANH", "ABS", "FLOOR", "CEIL", "ASIN",
+            "ACOS", "ATAN",
+        ), 1
+    )  # fmt: skip
     program: list[tuple[str, float]] = []
     depth = 0
     names = list(OPCODES)

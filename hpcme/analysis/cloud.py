@@ -90,10 +90,12 @@ def cloud_of(
 
 
 def reachable_states(run: Run, max_states: int = MAX_STATES) -> np.ndarray | None:
-    """States int32 [M,S] that a run's model can reach within its limits, None where there are more than max_states.
+    """States int32 [M,S] that a run's model can reach within its limits, None where there are more than max_states, or
+    no limits (trajectories of a model whose limits are automatic).
 
     Never write into them: they are remembered.
     """
     from hpcme.networks.build import enumerate_reachable
 
-    return enumerate_reachable(run.model(), max_states, float(run.times[-1]))
+    net = run.model()
+    return None if any(net.auto_limits) else enumerate_reachable(net, max_states, float(run.times[-1]))

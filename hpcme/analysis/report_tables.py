@@ -200,14 +200,20 @@ def information(facts: dict[str, Any]) -> str:
 
 
 def moments(run: Run) -> str:
-    """Mean and standard deviation of each species at each time."""
-    header = ["time", *(f"{what} {name}" for name in run.species for what in ("mean", "sd"))]
+    """Mean and standard deviation of each species and readout at each time."""
+    header = ["time", *(f"{what} {name}" for name in [*run.species, *run.readouts] for what in ("mean", "sd"))]
+    readouts = [run.readout(name) for name in run.readouts]
     rows = []
     for k, t in enumerate(run.times):
         cells = [
             with_se(float(run_values[k, i]), float(errors[k, i]))
             for i in range(run.S)
             for run_values, errors in ((run.mean, run.mean_se), (run.sd, run.sd_se))
+        ]
+        cells += [
+            with_se(float(found[what][k]), float(found[f"{what}_se"][k]))
+            for found in readouts
+            for what in ("mean", "sd")
         ]
         rows.append([f"{t:g}", *cells])
     return page.table(header, rows, "Counts in molecules, with standard errors of sampling where there are any", "tall")

@@ -52,9 +52,10 @@ def stats_table(run: Run, times: Iterable[float] | None = None) -> dict[str, Any
     """Mean, standard deviation and covariance with standard errors; rows are times, columns species.
 
     Returns {"kind", "times" [T], "species" [S], "mean", "sd", "mean_se", "sd_se" [T][S], "covariance",
-    "covariance_se" [T][S][S], "lost" [T] (probability lost through the limits), "certificate" (see
-    certificate_of)} as plain lists; lost and certificate are None for a run without them. Standard errors of
-    exact runs are zero. times: None means all stored ones. Raises InputError for a time that is not stored.
+    "covariance_se" [T][S][S], "readouts" {name: {"mean", "mean_se", "sd", "sd_se" [T]}}, "lost" [T] (probability
+    lost through the limits), "certificate" (see certificate_of)} as plain lists; lost and certificate are None
+    for a run without them. Standard errors of exact runs are zero. times: None means all stored ones. Raises
+    InputError for a time that is not stored.
     """
     rows = chosen_times(run, times)
     extra = run.extra()
@@ -64,6 +65,10 @@ def stats_table(run: Run, times: Iterable[float] | None = None) -> dict[str, Any
         "times": plain_numbers(run.times[rows]),
         "species": list(run.species),
         **{name: plain_numbers(getattr(run, name)[rows]) for name in names},
+        "readouts": {
+            name: {what: plain_numbers(values[rows]) for what, values in run.readout(name).items()}
+            for name in run.readouts
+        },
         "lost": plain_numbers(extra["lost"][rows]) if "lost" in extra else None,
         "certificate": certificate_of(extra, rows),
     }

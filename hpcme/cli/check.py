@@ -41,13 +41,15 @@ def execute(args: argparse.Namespace) -> int:
     from hpcme.model.describe import describe, describe_dict
     from hpcme.model.ordering import resolved_order
 
-    states = reachable_states(job, args.max_states)
-    data = {**describe_dict(job.net), "states": states, "order": resolved_order(job.net, job["network.order"])}
+    found = {limit.species: (limit.largest, limit.text()) for limit in job.limits or () if limit.how != "given"}
+    states = None if any(job.net.auto_limits) else reachable_states(job, args.max_states)
+    data = {**describe_dict(job.model, found), "states": states, "order": resolved_order(job.net, job["network.order"])}
     if job["time.end"] is not None:
         data["job"] = job_dict(job)
         data["cost"] = cost(job)
     order = f"  order of the species in the network: {', '.join(data['order'])}"
-    show(args, data, lambda: [describe(job.net).rstrip(), *_states_text(states), order, *_job_text(job, data)])
+    text = describe(job.model, found).rstrip()
+    show(args, data, lambda: [text, *_states_text(states), order, *_job_text(job, data)])
     return 0
 
 
@@ -60,13 +62,17 @@ def reachable_states(job: Job, most: int) -> dict[str, Any]:
     Raises InputError when a propensity is negative or not finite in one of the first reachable states.
     """
     from hpcme.kernels.reach import reachable
+    from hpcme.model.event import remaps
 
     net = job.net
     end = job["time.end"] or 0.0
     times = _probes(end) if net.time_dependent else None
     try:
         start, _ = net.initial.support(max_states=most)
-        found, complete = reachable(start, net.tables, net.s, net.limits, most, times=times)
+        last = math.inf if job["time.end"] is None else end
+        found, complete = reachable(
+            start, net.tables, net.s, net.limits, most, times=times, remaps=remaps(net, last)
+        )  # fmt: skip
     except InputError:  # the start alone has more states than that
         found, complete = None, False
     if found is not None:
@@ -105,7 +111,9 @@ def _check_propensities(net: ReactionNetwork, states: np.ndarray, times: list[fl
         space.rates(0, len(space), t, target)
 
 
-def _states_text(states: dict[str, Any]) -> list[str]:
+def _states_text(states: dict[str, Any] | None) -> list[str]:
+    if states is None:
+        return ["", "states", '  some limits are automatic and depend on how long the system runs: give --end T']
     count, box = states["reachable"], states["box"]
     within = (
         f"{box}" if box < 10**12 else f"{float(box):.3g}" if box < 1e300 else f"about 1e{math.log10(box):.0f}"

@@ -24,7 +24,13 @@ from hpcme.parallel.ending import ending
 from hpcme.parallel.launch import launched_rank, launched_size
 
 _NEEDED = ("numpy", "scipy", "numba", "h5py", "torch", "mpi4py")
-_OPTIONAL = {"matplotlib": "hpcme plot", "xarray": "Run.to_xarray"}
+#: Module -> (package, what needs it).
+_OPTIONAL = {
+    "matplotlib": ("matplotlib", "hpcme plot"),
+    "xarray": ("xarray", "Run.to_xarray"),
+    "libsbml": ("python-libsbml", "reading and writing SBML"),
+    "antimony": ("antimony", "reading Antimony"),
+}
 _MODEL = """[model]
 name = "doctor"
 [species]
@@ -337,8 +343,8 @@ def _storage(report: Report, folder: Path) -> None:
 
 
 def _extras(report: Report) -> None:
-    for name, use in _OPTIONAL.items():
-        if importlib.util.find_spec(name) is None:
+    for module, (name, use) in _OPTIONAL.items():
+        if importlib.util.find_spec(module) is None:
             report.note(f"{name} is not installed; only {use} needs it", f"pip install {name}")
         else:
             report.ok(f"{name} {importlib.metadata.version(name)} (for {use})")

@@ -9,6 +9,7 @@ from hpcme.cli import (
     analysis,
     check,
     comparison,
+    convert,
     doctor,
     likelihood,
     plot,
@@ -29,7 +30,7 @@ from hpcme.parallel.launch import launched_size
 
 MODULES = (
     run, check, references, query, analysis, likelihood, comparison, plot, report, status, submit, scan, scansubmit,
-    doctor,
+    convert, doctor,
 )  # fmt: skip
 COMMANDS: dict[str, Command] = {
     command.name: command

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hpcme.errors import OutputError
@@ -117,6 +117,16 @@ def with_error(value: float | None, error: float | None) -> str:
         return f"{value:.6g}"
     places = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:.{places}f} +- {error:.{places}f}" if places < 16 else f"{value:.6g} +- {error:.1e}"
+
+
+def limits_text(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """A line about the automatic limits of a run, from its provenance; none where it has none."""
+    found = provenance.get("automatic_limits")
+    if found:
+        automatic = [limit for limit in found["limits"] if limit["how"] != "given"]
+        times = f", grown {found['grown']} time{'s' if found['grown'] > 1 else ''}" if found["grown"] else ""
+        ranges = ", ".join(f"{limit['species']} 0..{limit['largest']}" for limit in automatic)
+        yield f"automatic limits: {ranges}{times}"
 
 
 def bytes_text(size: float) -> str:

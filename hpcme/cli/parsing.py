@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpcme.errors import InputError, did_you_mean
+from hpcme.model.files import MODEL_SUFFIXES
 from hpcme.parallel.launch import launched_rank
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def parse(argv: list[str], commands: dict[str, Command], version: str) -> argpar
     if word not in parsers:
         hint = (
             f" To solve it: hpcme run {word}."
-            if Path(word).suffix == ".toml"
+            if Path(word).suffix in MODEL_SUFFIXES
             else did_you_mean(word, commands)
         )
         raise InputError(
@@ -189,7 +190,9 @@ def one_of(words: Iterable[str]) -> Callable[[str], str]:
 
 def add_job(parser: argparse.ArgumentParser) -> None:
     """JOB|MODEL and the options that change it."""
-    parser.add_argument("job", metavar="JOB|MODEL", help="job file, or model file (TOML) together with --end")
+    parser.add_argument(
+        "job", metavar="JOB|MODEL", help="job file (TOML), or model file (TOML, SBML, Antimony) together with --end"
+    )
     parser.add_argument("--end", type=positive, metavar="T", help="end time; replaces time.end")
     parser.add_argument(
         "--every", type=positive, metavar="DT", help="time between reports; replaces time.report"
@@ -211,7 +214,7 @@ def add_run(parser: argparse.ArgumentParser, what: str = "run folder, or its res
 
 def open_run(path: str) -> Run:
     """The run of a command with `add_run`. Raises InputError."""
-    if Path(path).suffix == ".toml" and Path(path).is_file():
+    if Path(path).suffix in MODEL_SUFFIXES and Path(path).is_file():
         raise InputError(
             f"{path} is a job or model file, not a run. Fix: name the run folder that hpcme run {path} made."
         )
@@ -227,11 +230,11 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_job(args: argparse.Namespace, *, need_end: bool = True) -> Job:
-    """The job of a command with `add_job`. Raises InputError."""
+def read_job(args: argparse.Namespace, *, need_end: bool = True, need_limits: bool = True) -> Job:
+    """The job of a command with `add_job`; see load_job. Raises InputError."""
     from hpcme.model.job import load_job
 
-    return load_job(args.job, overrides=job_overrides(args), need_end=need_end)
+    return load_job(args.job, overrides=job_overrides(args), need_end=need_end, need_limits=need_limits)
 
 
 def job_overrides(args: argparse.Namespace) -> dict[str, Any]:
@@ -255,7 +258,9 @@ def job_overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def is_model_file(path: str | os.PathLike) -> bool:
-    """True for a readable TOML file that holds a model rather than a job."""
+    """True for an SBML or Antimony file, and for a readable TOML file that holds a model rather than a job."""
+    if Path(path).suffix.lower() in MODEL_SUFFIXES[1:]:
+        return True
     try:
         raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):

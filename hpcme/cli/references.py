@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcme.cli.folders import claim
-from hpcme.cli.output import add_formats, seconds_text, show
+from hpcme.cli.output import add_formats, limits_text, seconds_text, show
 from hpcme.cli.parsing import Command, add_job, add_quiet, open_run, read_job, whole
 from hpcme.cli.progress import Display
 from hpcme.cli.run import moments, moments_csv
@@ -51,35 +51,47 @@ def ssa_options(parser: argparse.ArgumentParser) -> None:
 
 def fsp(args: argparse.Namespace) -> int:
     """Solve the master equation on the reachable states."""
-    job = read_job(args)
+    job = read_job(args, need_limits=False)  # the solver finds them, and lets them grow
     folder = _folder(args, job, "fsp")
     identity = _identity(job, "fsp", {})
     before = claim(folder, identity)
     if not before:
         from hpcme.exact.fsp import solve_fsp
+        from hpcme.store.files import LIMITS
         from hpcme.store.reference import write_fsp_run
 
         with Display("hpcme fsp", quiet=args.quiet) as display:
-            found = solve_fsp(job.net, job.report_times, max_states=args.max_states, progress=display.share)
+            found = solve_fsp(
+                job.net, job.report_times, max_states=args.max_states, progress=display.share, seed=job["run.seed"],
+                say=lambda line: display.say(f"hpcme: {line}"),
+            )  # fmt: skip
         extra = {"method": found.method, "seconds": found.seconds}
-        write_fsp_run(folder, identity, found.times, found.states, found.p, found.lost, extra)
+        if found.limits is not None:
+            extra[LIMITS] = found.limits.plain()
+        identity |= {"model_text": found.net.text, "limits": found.net.limits.tolist()}
+        write_fsp_run(folder, identity, found.times, found.states, found.p, found.lost, extra, found.net)
     return _finish(args, folder, before)
 
 
 def ssa(args: argparse.Namespace) -> int:
     """Simulate trajectories."""
-    job = read_job(args)
+    job = read_job(args, need_limits=False)  # counts of trajectories have no limits
     folder = _folder(args, job, "ssa")
     seed = job["run.seed"] if args.seed is None else args.seed
     identity = _identity(job, "ssa", {"trajectories": args.trajectories, "seed": seed})
     before = claim(folder, identity)
     if not before:
+        import numpy as np
+
         from hpcme.exact.ensemble import solve_ssa
         from hpcme.store.reference import write_ssa_run
 
         with Display("hpcme ssa", quiet=args.quiet) as display:
             found = solve_ssa(job.net, job.report_times, args.trajectories, seed, progress=display.share)
-        write_ssa_run(folder, identity, found.times, found.samples, found.events, {"seconds": found.seconds})
+        most = np.maximum(found.samples.max(axis=(0, 1)), 1)
+        identity["limits"] = np.where(job.net.auto_limits, most, job.net.bounds).tolist()
+        extra = {"seconds": found.seconds}
+        write_ssa_run(folder, identity, found.times, found.samples, found.events, extra, job.net)
     return _finish(args, folder, before)
 
 
@@ -94,11 +106,11 @@ def _identity(job: Job, kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": kind,
         "model_text": job.net.text,
-        "model_hash": job.net.hash,
+        "model_hash": job.model.hash,
         "job_text": text,
         "job_hash": hashlib.sha256(text.encode()).hexdigest(),
         "species": list(job.net.species),
-        "limits": job.net.limits.tolist(),
+        "limits": job.net.bounds.tolist(),  # automatic ones are known when it is solved
         "report_times": times,
         "units": {"time": job.net.time_unit},
     }
@@ -117,6 +129,7 @@ def _finish(args: argparse.Namespace, folder: Path, before: bool) -> int:
             "results": str(folder / "results.h5"),
             "already_finished": before,
             "seconds": facts.get("seconds"),
+            "limits": dict(zip(run.species, run.limits.tolist(), strict=True)),
             **stats,
         }
         if run.kind == "fsp":
@@ -136,6 +149,7 @@ def _finish(args: argparse.Namespace, folder: Path, before: bool) -> int:
         yield f"run folder  {folder}"
         yield f"results     {data['results']}"
         yield moments(stats)
+        yield from limits_text(facts)
         yield remark
         yield f"next: hpcme compare RUN --with {name}"
         yield f"      hpcme plot {name}"

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hpcme.cli.folders import claim
-from hpcme.cli.output import Table, add_formats, seconds_text, show, with_error
+from hpcme.cli.output import Table, add_formats, limits_text, seconds_text, show, with_error
 from hpcme.cli.parsing import Command, add_job, add_quiet, read_job
 from hpcme.cli.progress import Display
 from hpcme.errors import HpcmeError, InputError, MoreTime
@@ -123,11 +123,12 @@ def execute(args: argparse.Namespace) -> int:
     with StopRequest() as stop:
         job = _read_job(args)
         folder = Path(args.out) if args.out else job.out
-        from hpcme.driver import solve
+        from hpcme.driver import solve, with_limits
         from hpcme.parallel.world import open_world
 
         world = open_world(job["run.device"], job["run.timeout"])
         with ending(world), Display("hpcme", quiet=args.quiet or not world.main) as display:
+            job = with_limits(job, world)
             before = _already(world, folder, job)
             if world.main:
                 stop.watch(folder)
@@ -151,7 +152,7 @@ def _read_job(args: argparse.Namespace) -> Job:
 
     error = job = None
     try:
-        job = read_job(args)
+        job = read_job(args, need_limits=False)  # rank 0 finds them for all
     except HpcmeError as problem:
         error = problem
     agree_on(error)
@@ -195,6 +196,7 @@ def _summary(args: argparse.Namespace, run: Run, folder: Path, before: bool, wal
         "wall_seconds": wall,
         "steps": len(series.get("t", ())),
         "solver_seconds": float(series["wall"].sum()) if "wall" in series else None,
+        "limits": dict(zip(run.species, run.limits.tolist(), strict=True)),
         **last,
     }
     name = shlex.quote(str(folder))
@@ -208,6 +210,10 @@ def _summary(args: argparse.Namespace, run: Run, folder: Path, before: bool, wal
         yield f"run folder  {folder}"
         yield f"results     {data['results']}"
         yield moments(last)
+        automatic = list(limits_text(run.provenance))
+        yield from automatic
+        if automatic:
+            yield f"probability lost through the limits: {data['lost'][-1]:.3g}"
         yield f"next: hpcme stats {name}"
         yield f"      hpcme compare {name} --with exact    (or ssa, where the states are too many)"
         yield f"      hpcme plot {name}"
@@ -216,7 +222,7 @@ def _summary(args: argparse.Namespace, run: Run, folder: Path, before: bool, wal
 
 
 def moments(stats: dict[str, Any]) -> Table:
-    """Mean +- standard error and sd +- standard error of every species, for people."""
+    """Mean +- standard error and sd +- standard error of every species and readout, for people."""
     rows = [
         [
             t,
@@ -227,11 +233,17 @@ def moments(stats: dict[str, Any]) -> Table:
         for k, t in enumerate(stats["times"])
         for i, name in enumerate(stats["species"])
     ]
-    return Table("", ["time", "species", "mean", "sd"], rows)
+    species = len(stats["species"])
+    for k, t in reversed(list(enumerate(stats["times"]))):  # behind the species of the same time
+        rows[(k + 1) * species : (k + 1) * species] = [
+            [t, name, with_error(found["mean"][k], found["mean_se"][k]), with_error(found["sd"][k], found["sd_se"][k])]
+            for name, found in stats["readouts"].items()
+        ]
+    return Table("", ["time", "species" if not stats["readouts"] else "species, readouts", "mean", "sd"], rows)
 
 
 def moments_csv(stats: dict[str, Any]) -> Table:
-    """One row per time and species: moments, and the covariances with all species."""
+    """One row per time and species: moments, and the covariances with all species; then those of readouts, without."""
     species = stats["species"]
     columns = ["mean", "mean_se", "sd", "sd_se"]
     header = ["time", "species", *columns]
@@ -246,6 +258,11 @@ def moments_csv(stats: dict[str, Any]) -> Table:
         ]
         for k, t in enumerate(stats["times"])
         for i, name in enumerate(species)
+    ]
+    rows += [
+        [t, name, *(found[c][k] for c in columns), *[None] * (2 * len(species))]
+        for name, found in stats["readouts"].items()
+        for k, t in enumerate(stats["times"])
     ]
     return Table("", header, rows)
 

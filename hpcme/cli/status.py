@@ -50,7 +50,7 @@ def _runs_in(place: Path) -> list[Path]:
 
 
 def _row(folder: Path) -> dict[str, Any]:
-    from hpcme.store.files import MANIFEST, Manifest, MissingFile
+    from hpcme.store.files import LIMITS, MANIFEST, Manifest, MissingFile
     from hpcme.store.standing import state_of
 
     try:
@@ -60,6 +60,9 @@ def _row(folder: Path) -> dict[str, Any]:
         return {"folder": str(folder), "state": "damaged", **empty, "remark": str(error)}
     state, remark = state_of(folder, manifest)
     remarks = [remark] if remark else []
+    grown = manifest.provenance.get(LIMITS, {}).get("grown", 0)
+    if grown:
+        remarks.append(f"automatic limits grew {grown} time{'s' if grown > 1 else ''}")
     t = bound = bound_t = None
     try:
         t = _reached(folder, manifest)

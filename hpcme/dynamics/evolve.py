@@ -15,12 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hpcme.dynamics.borders import LEAK_ALLOWED, MOST_GROWTHS, LimitsReached
 from hpcme.dynamics.certificate import DELTA, Certificate
 from hpcme.dynamics.exponential import Exponential
 from hpcme.dynamics.projection import Projection
+from hpcme.dynamics.relaunch import After, Events
 from hpcme.dynamics.tdvp import Tdvp
 from hpcme.dynamics.timers import Timers
 from hpcme.errors import Fault, InternalError, NumericalError
+from hpcme.exact.borders import Borders
 from hpcme.parallel.ending import PATIENCE
 from hpcme.parallel.world import World
 
@@ -51,14 +54,19 @@ class Evolution:
 
     def __init__(
         self, job, scheme: Projection | Tdvp | Exponential, certificate: Certificate, world: World, recorder,
-        timers: Timers, warn: Callable[[str], None] = lambda line: None,
+        timers: Timers, events: Events, warn: Callable[[str], None] = lambda line: None,
     ) -> None:  # fmt: skip
         self.job, self.scheme, self.certificate, self.world = job, scheme, certificate, world
-        self.recorder, self.timers, self.warn = recorder, timers, warn
+        self.recorder, self.timers, self.events, self.warn = recorder, timers, events, warn
         self.times = job.report_times
-        # Steps land on the report times and on times at which rates switch.
-        self.stops = np.union1d(self.times, job.net.switch_times(float(self.times[-1])))
+        # Steps land on the report times, on events and on times at which rates switch.
+        end = float(self.times[-1])
+        self.stops = np.unique([*self.times, *job.net.event_times(end), *job.net.switch_times(end)])
         self.t, self.step, self.report, self.lost = 0.0, 0, 0, 0.0
+        # Probability lost through each limit that may grow, and whether it still may.
+        self.borders = Borders.of(job)
+        self.left = np.zeros(len(self.borders.names))
+        self.may_grow = job.limits is not None and job.limits.grown < MOST_GROWTHS
         self.dt, self.faults = 0.0, 0  # the last step's length; failed tries so far: each moves the random streams on
 
     def state(self) -> dict[str, object]:
@@ -67,6 +75,8 @@ class Evolution:
             "t": float(self.t), "step": int(self.step), "report": int(self.report),
             "lost": float(self.lost), "dt": float(self.dt), "faults": int(self.faults),
         }  # fmt: skip
+        if self.borders.names:
+            own["left"] = self.left.copy()
         own |= {f"scheme/{name}": value for name, value in self.scheme.state().items()}
         return own | {f"certificate/{name}": value for name, value in self.certificate.state().items()}
 
@@ -74,6 +84,7 @@ class Evolution:
         """Continue from `state`."""
         self.t, self.step, self.report = float(state["t"]), int(state["step"]), int(state["report"])
         self.lost, self.dt, self.faults = float(state["lost"]), float(state["dt"]), int(state["faults"])
+        self.left = np.array(state.get("left", self.left), dtype=np.float64)
         for part, name in ((self.scheme, "scheme/"), (self.certificate, "certificate/")):
             part.restore({key.removeprefix(name): value for key, value in state.items() if key.startswith(name)})
 
@@ -82,9 +93,9 @@ class Evolution:
         report at t = 0 exists already."""
         self.report, self.t = 1, t0
         self.certificate.begin(t0, self.scheme.flat(), distance)
-        if t0 >= self.times[1]:
-            self.t = float(self.times[1])
-            self.make_report()
+        if t0 >= self._next_stop_after(0.0):
+            self.t = self._next_stop_after(0.0)
+        self._arrive()
 
     def run(
         self, stop: Callable[[], bool] = lambda: False, progress: Callable[[Progress], None] | None = None
@@ -102,9 +113,7 @@ class Evolution:
             now = time.monotonic()
             if progress is not None:
                 progress(Progress(self.t, self.times[-1], self.step, row["dt"], row["certificate"], now - begun))
-            reported = self.t >= self.times[self.report]
-            if reported:
-                self.make_report()
+            reported = self._arrive()
             due = steps_since >= self.job["output.checkpoint_steps"]
             late = now - last_checkpoint >= self.job["output.checkpoint_seconds"]
             pause, late = self._agree(stop(), late)
@@ -115,8 +124,28 @@ class Evolution:
                 return False
         return True
 
-    def make_report(self) -> None:
-        """Keep a report of the present law as the next one. Collective."""
+    def _arrive(self) -> bool:
+        """Events and reports that are due at the present time; True where a report was made. Collective."""
+        reported = False
+        while self.report < len(self.times):
+            after = None
+            if self.t in self.events.times:
+                after = self.events.remap(self.scheme.network, self.t)
+                self.lost += after.lost
+                self._look_at_borders(self.t, after.past[self.borders.grows])
+            if self.t >= self.times[self.report]:
+                self.make_report(after)
+                reported = True
+            if after is None or self.report == len(self.times):
+                break
+            t, distance = self.events.launch(self.scheme.network, after, self._next_stop())
+            self.scheme.forget()
+            self.certificate.leap(t, self.scheme.flat(), distance)
+            self.t, self.dt = t, 0.0
+        return reported
+
+    def make_report(self, after: After | None = None) -> None:
+        """Keep a report of the present law, or of the one right after events, as the next one. Collective."""
         with self.timers("report"):
             parts = self.certificate.parts
             extra = {
@@ -127,6 +156,9 @@ class Evolution:
             }  # fmt: skip
             for failed in range(FAULTS + 1):
                 try:
+                    if after is not None:
+                        self.recorder.remapped(self.report, self.step, after, extra)
+                        break
                     self.recorder.report(self.report, self.t, self.step, self.scheme.network, extra)
                     break
                 except NumericalError as error:  # met by all ranks
@@ -170,9 +202,28 @@ class Evolution:
                 self.recorder.row({"step": self.step, "t": self.t, "dt": 0.0, "fault": 1, "wall": wall})
         raise InternalError("a step was neither taken nor given up")
 
+    def _look_at_borders(self, t: float, left: np.ndarray | float) -> None:
+        """Add what left through automatic limits until t, float64 [G]. Raises LimitsReached, on all ranks, when it is
+        too much."""
+        before = self.left.sum()
+        self.left = self.left + left
+        total = self.left.sum()
+        if not before <= LEAK_ALLOWED < total < np.inf:
+            return
+        if self.may_grow:
+            raise LimitsReached(t, dict(zip(self.borders.names, self.left.tolist(), strict=True)))
+        self.warn(
+            f"{total:.1e} of the probability has left through automatic limits by t = {t:g} although they have grown "
+            f"{MOST_GROWTHS} times: it is the network that puts it there, or the law has a very heavy tail. Give max "
+            f"for {', '.join(self.borders.names)}, or a better network (hpcme compare tells)"
+        )
+
     def _next_stop(self) -> float:
         """The next time on which a step has to land."""
-        return float(self.stops[np.searchsorted(self.stops, self.t, side="right")])
+        return self._next_stop_after(self.t)
+
+    def _next_stop_after(self, t: float) -> float:
+        return float(self.stops[np.searchsorted(self.stops, t, side="right")])
 
     def _try(self, limit: float) -> dict[str, float]:
         """One try of a step, of length `limit` at most. Raises one of _BROKEN where what it gave is not finite."""
@@ -191,6 +242,7 @@ class Evolution:
                 f"{self.t + result.dt:g}: raise max of the species whose counts come near it, unless the limits are "
                 "walls of the system itself"
             )
+        self._look_at_borders(self.t + result.dt, 0.0 if result.borders is None else result.borders * result.dt)
         landed = abs(self.t + result.dt - stop) <= 1e-9 * self.times[-1]
         self.t = stop if landed else self.t + result.dt
         self.step, self.dt = self.step + 1, result.dt

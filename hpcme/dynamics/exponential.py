@@ -20,9 +20,10 @@ import torch
 
 from hpcme.dynamics.likelihood import fit_conditionals
 from hpcme.dynamics.motion import Motion
-from hpcme.dynamics.scheme import Advance, flat_parameters, network_state, restore_network
+from hpcme.dynamics.scheme import Advance, clock, flat_parameters, network_state, restore_network
 from hpcme.dynamics.tangent import HeadParameters, StateTree
 from hpcme.errors import Fault, HpcmeError, NumericalError
+from hpcme.exact.borders import Borders
 from hpcme.exact.fsp import make_propagator
 from hpcme.exact.statespace import StateSpace
 from hpcme.kernels.neighbours import outflow
@@ -54,6 +55,7 @@ class Exponential:
         """states int32 [M, S]: all reachable ones, the same on every rank. motion: how a similar run moved; fits begin
         there, and end where they would have without it."""
         self.network, self.net, self.world = network, job.net, world
+        self.borders = Borders.of(job)
         self.longest = math.inf if job["solver.dt"] == "auto" else job["solver.dt"]
         self.parameters = HeadParameters(network)
         self.h = 0.0  # last step, 0: none yet
@@ -89,6 +91,10 @@ class Exponential:
         """All parameters of the network as one vector, float64 [P]."""
         return flat_parameters(self.network)
 
+    def forget(self) -> None:
+        """The law has changed all at once: what past steps taught does not hold."""
+        self.h = 0.0
+
     # ---- one step --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -96,11 +102,12 @@ class Exponential:
         """One step from t, at most to t + rest. Raises NumericalError where the network cannot hold the law; the law is
         then as before."""
         begin, logq = self.parameters.get(), self._all(self.tree.log_prob())
-        h = min(rest, _LATER * t if t > 0.0 else 1e-3 * rest, _GROW * self.h if self.h else rest, self.longest)
+        since = clock(self.net, t)
+        h = min(rest, _LATER * since if since > 0.0 else 1e-3 * rest, _GROW * self.h if self.h else rest, self.longest)
         halvings = 0
         while halvings < _MAX_HALVINGS:
             dt = rest / max(1, math.ceil(rest / h - 1e-9))
-            target, leak, exits = self._propagate(logq, t, dt)
+            target, leak, exits, borders = self._propagate(logq, t, dt)
             moved = _divergence(target, logq)
             if math.isnan(moved):
                 raise Fault(f"step {step} at t = {t:g}: the law has probabilities that are not finite.")
@@ -135,7 +142,7 @@ class Exponential:
             "stages": 1 + halvings, "iterations": fits, "rejected": halvings, "distinct": self.M,
             "evaluations": self.M * (fits + 2), "a0": exits, "ess": float(self.M),
         }  # fmt: skip
-        return Advance(dt, leak, row, defect)
+        return Advance(dt, leak, row, defect, borders)
 
     def _all(self, part: torch.Tensor) -> torch.Tensor:
         """Numbers of all states, float64 [M], from this rank's."""
@@ -143,8 +150,9 @@ class Exponential:
         whole[self.mine] = part
         return self.world.sum_(whole)
 
-    def _propagate(self, logq: torch.Tensor, t: float, dt: float) -> tuple[torch.Tensor, float, float]:
-        """exp(dt A) q, float64 [M], with the mean rate of leaving the limits over the step, and E[a0] at t."""
+    def _propagate(self, logq: torch.Tensor, t: float, dt: float) -> tuple[torch.Tensor, float, float, np.ndarray]:
+        """exp(dt A) q, float64 [M], with the mean rate of leaving the limits over the step, E[a0] at t, and the mean
+        rates of leaving through each limit that may grow."""
         found, error = None, None
         if self.world.main:
             try:
@@ -152,27 +160,29 @@ class Exponential:
             except HpcmeError as problem:
                 error = problem
         self.world.raise_together(error)
-        target, leak, exits = self.world.share(found)
-        return torch.from_numpy(target).to(logq.device), leak, exits
+        target, leak, exits, borders = self.world.share(found)
+        return torch.from_numpy(target).to(logq.device), leak, exits, borders
 
-    def _propagated(self, q: np.ndarray, t: float, dt: float) -> tuple[np.ndarray, float, float]:
+    def _propagated(self, q: np.ndarray, t: float, dt: float) -> tuple[np.ndarray, float, float, np.ndarray]:
         self.propagator.restart(t)
         p = np.append(q / q.sum(), 0.0)
-        flux, exits = [], []
+        flux, exits, borders = [], [], []
         for k in range(_PIECES + 1):
             if self.net.time_dependent:
                 self.rates = self._rates(t + k * dt / _PIECES)
-            a0, leak = self.rates
+            a0, leak, through = self.rates
+            borders.append(p[:-1] @ through)
             flux.append(float(p[:-1] @ leak))
             exits.append(float(p[:-1] @ a0))
             if k < _PIECES:
                 p = self.propagator.advance(p, dt / _PIECES)
-        return np.maximum(p[:-1], 0.0) / p[:-1].sum(), float(_BOOLE @ flux), exits[0]
+        return np.maximum(p[:-1], 0.0) / p[:-1].sum(), float(_BOOLE @ flux), exits[0], _BOOLE @ np.array(borders)
 
-    def _rates(self, t: float) -> tuple[np.ndarray, np.ndarray]:
-        """Exit rates of all states, and the summed rates of transitions past the limits; float64 [M] each."""
+    def _rates(self, t: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Exit rates of all states, the summed rates of transitions past the limits, float64 [M] each, and the rates of
+        leaving through limits that may grow [M, G]."""
         a, leak = outflow(self.net.tables, self.space.states, self.net.s, self.net.limits, t, t)
-        return a.sum(axis=1), leak
+        return a.sum(axis=1), leak, self.borders.rates(self.space.states, leak, t)
 
 
 def _divergence(p: torch.Tensor, logq: torch.Tensor) -> float:

@@ -18,6 +18,9 @@ from hpcme.dynamics.tangent import HeadParameters, StateTree
 from hpcme.parallel.world import World
 
 _UNSEEN = 1e-5  # parameters that carry less probability than this are damped as if they carried it
+_RIDGE = 1e-9  # of a regression
+_SHORTEST = 1.0 / 16.0  # of Newton's step, before damping turns it
+_FIRST, _FAR = 1e-3, 1.0  # the first damping where Newton's step promises more than that
 _LEAST, _MOST = 1e-7, 1e8  # Levenberg-Marquardt damping: below the first there is none, at the second all hope is lost
 
 
@@ -56,11 +59,19 @@ def _fit_conditional(parameters, tree, p, i, pull, accuracy, iterations, damping
         away = theta[own] - begin[own]
         return loss + 0.5 * pull * float(away @ away), gradient - pull * away, hessian + pull * identity
 
-    theta = begin.clone()
+    def loss_at(theta: torch.Tensor) -> float:
+        """The loss alone, which costs little."""
+        loss = p.new_tensor([tree.conditional_loss(i, theta, p)])
+        away = theta[own] - begin[own]
+        return float(loss if world is None else world.sum_(loss)) + 0.5 * pull * float(away @ away)
+
+    theta, regress = begin.clone(), damping == 0.0
     if guess is not None:
-        theta[own] = guess[own]
+        theta[own], regress = guess[own], False
+    if regress:
+        theta = min((begin, _regressed(tree, i, begin, own, p, prefix, world)), key=loss_at)
     loss, gradient, hessian = evaluate(theta)
-    taken = 0
+    taken = int(regress)
     for _ in range(iterations):
         guard = damping * (hessian.diagonal() + _UNSEEN) if damping else torch.zeros_like(gradient)
         factor, info = torch.linalg.cholesky_ex(hessian + torch.diag(guard))
@@ -71,17 +82,37 @@ def _fit_conditional(parameters, tree, p, i, pull, accuracy, iterations, damping
         promised = 0.5 * float(gradient @ d)
         if promised < accuracy and damping <= _LEAST:
             break
-        trial = theta.clone()
-        trial[own] += d
-        found = evaluate(trial)
+        trial, length = theta.clone(), 1.0
+        while True:
+            trial[own] = theta[own] + length * d
+            found = loss_at(trial)
+            # Close to the minimum the gain is below the rounding of the loss: there the promise is believed.
+            better = found < loss or (promised < 1e-13 and found < loss + 1e-12)
+            if better or length <= _SHORTEST:
+                break
+            length *= 0.5
         taken += 1
-        # Close to the minimum the gain is below the rounding of the loss: there the promise is believed.
-        if found[0] < loss or (promised < 1e-13 and found[0] < loss + 1e-12):
-            theta, (loss, gradient, hessian) = trial, found
+        if better:
+            theta, (loss, gradient, hessian) = trial, evaluate(trial)
             damping = 0.1 * damping if damping > _LEAST else 0.0
         elif damping > _MOST:
             break
         else:
-            damping = max(10.0 * damping, _LEAST)
+            damping = max(10.0 * damping, _FIRST if promised > _FAR else _LEAST)
     parameters.set(theta)
     return taken
+
+
+def _regressed(tree, i, begin, own, p, prefix, world) -> torch.Tensor:
+    """Parameters for which log q_i comes close to log p_i in the least squares sense, float64 [P]: close to where
+    Newton's method ends also where its own first steps, which see p - q alone, would go far beyond."""
+    right, matrix = tree.conditional_regression(i, begin, p, prefix)
+    if world is not None:
+        # Prefixes whose states are on several ranks make this a poorer guess, the same one on every rank.
+        flat = world.sum_(torch.cat([right, matrix.reshape(-1)]))
+        right, matrix = flat[: len(right)], flat[len(right) :].view(matrix.shape)
+    factor, info = torch.linalg.cholesky_ex(matrix + torch.diag(1e-6 * matrix.diagonal() + _RIDGE))
+    theta = begin.clone()
+    if not int(info):
+        theta[own] += torch.cholesky_solve(right[:, None], factor)[:, 0]
+    return theta

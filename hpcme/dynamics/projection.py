@@ -126,6 +126,13 @@ class Projection:
             self.optimiser.state[self.live.flat] = moments
         self.sync_frozen()
 
+    def forget(self) -> None:
+        """The law has changed all at once: what past steps taught does not hold."""
+        self.velocity.zero_()
+        self.optimiser.state.clear()
+        self.length.longest = math.inf
+        self.sync_frozen()
+
     def sync_frozen(self) -> None:
         """Freeze the present law as q_t, fixed parts of the heads included."""
         with torch.no_grad():
@@ -142,7 +149,7 @@ class Projection:
     def advance(self, step: int, t: float, rest: float) -> Advance:
         """One step from t, at most to t + rest. Raises NumericalError when no step works; the law is then as before."""
         n = self.survey(step)
-        wanted, exit_rate, leak = self.length.choose(n, t, rest)
+        wanted, exit_rate, leak, borders = self.length.choose(n, t, rest)
         result = self.step(step, t, wanted)
         self.length.taken(wanted, result.dt)
         row = {
@@ -150,7 +157,7 @@ class Projection:
             "distinct": int(result.distinct), "evaluations": int(result.evaluations), "epochs": result.epochs,
             "shortened": result.shortened, "rejected": result.rejected, "gradient_norm": result.gradient_norm,
         }  # fmt: skip
-        return Advance(result.dt, leak, row)
+        return Advance(result.dt, leak, row, borders=borders)
 
     def survey(self, step: int) -> torch.Tensor:
         """Freeze the law and draw this rank's samples of it, int32 [B, S]: they serve the step-size control and

@@ -79,8 +79,22 @@ def _stratified(cdf: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarray, np.
     return rows, np.full(_BATCH, 1.0 / _BATCH)
 
 
+def settle(network: VAN, states: np.ndarray, p: np.ndarray, job, pull: float | None = None) -> tuple[float, float]:
+    """Fit a network to a tabulated law, states int32 [M, S] and p float64 [M], in place, as suits a job's scheme.
+
+    pull: weight of |theta - theta_before|^2 / 2 in a fit of the heads, for laws that are samples. Returns KL(p || q)
+    and the total variation distance.
+    """
+    if job["solver.scheme"] == "tdvp":
+        return fit_heads(network, states, p, pull=_PULL if pull is None else pull)
+    kl = fit(network, states, p, epochs=job["solver.start_epochs"], seed=job["run.seed"])
+    return kl, distance_to(network, states, p)
+
+
 @torch.no_grad()
-def fit_heads(network: VAN, states: np.ndarray, p: np.ndarray, *, iterations: int = 60) -> tuple[float, float]:
+def fit_heads(
+    network: VAN, states: np.ndarray, p: np.ndarray, *, iterations: int = 60, pull: float = _PULL
+) -> tuple[float, float]:
     """Fit the heads of a network to a tabulated law by Newton's method, in place (the hidden part stays).
 
     states int32 [M, S], p float64 [M] (normalised here). Returns KL(p || q) and the total variation distance, summed
@@ -92,7 +106,7 @@ def fit_heads(network: VAN, states: np.ndarray, p: np.ndarray, *, iterations: in
     tree = StateTree(parameters, n[seen])
     weight = weight[seen]
     entropy = -float(weight @ weight.log())
-    fit_conditionals(parameters, tree, weight, pull=_PULL, accuracy=1e-2 * _STOP, iterations=iterations)
+    fit_conditionals(parameters, tree, weight, pull=pull, accuracy=1e-2 * _STOP, iterations=iterations)
     return -float(weight @ tree.log_prob()) - entropy, distance_to(network, states, p)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from hpcme.dynamics.borders import border_rates
 from hpcme.dynamics.enumeration import Enumeration
 from hpcme.dynamics.target import MAX_EXITS
+from hpcme.exact.borders import Borders
 from hpcme.parallel.world import World
 
 _MARGIN = 0.8  # of the stable step of the fastest state sampled: the epochs will meet faster ones
@@ -20,10 +22,12 @@ class StepLength:
     def __init__(self, job, enumeration: Enumeration, world: World) -> None:
         self.job, self.enumeration, self.world = job, enumeration, world
         self.longest = np.inf
+        self.borders = Borders.of(job)
 
-    def choose(self, n: torch.Tensor, t: float, rest: float) -> tuple[float, float, float]:
-        """Step from t, at most to t + rest, given samples n int32 [B, S] of the law: (dt, E[a0], rate of leaving)."""
-        exit_rate, fastest, leak = self.rates(n, t)
+    def choose(self, n: torch.Tensor, t: float, rest: float) -> tuple[float, float, float, np.ndarray]:
+        """Step from t, at most to t + rest, given samples n int32 [B, S] of the law: (dt, E[a0], rate of leaving,
+        rates of leaving through limits that may grow [G])."""
+        exit_rate, fastest, leak, borders = self.rates(n, t)
         dt = self.length(exit_rate, fastest, rest)
         if self.enumeration.net.time_dependent:
             # Step by the largest rates on the way: a rate that rises within the step shortens it.
@@ -32,20 +36,22 @@ class StepLength:
                 later = self.rates(n, t + dt * ahead / _LOOKS)
                 most, fastest = max(most, later[0]), max(fastest, later[1])
             dt = min(dt, self.length(most, fastest, rest))
-        return dt, exit_rate, leak
+        return dt, exit_rate, leak, borders
 
     def taken(self, wanted: float, dt: float) -> None:
         """The step that was wanted was done with length dt."""
         self.longest = dt * _GROWTH if dt < wanted else self.longest * _GROWTH
 
-    def rates(self, n: torch.Tensor, t: float) -> tuple[float, float, float]:
-        """E_q[a0], the largest a0 met and the mean rate of leaving the limits at time t, over all ranks."""
+    def rates(self, n: torch.Tensor, t: float) -> tuple[float, float, float, np.ndarray]:
+        """E_q[a0], the largest a0 met, the mean rate of leaving the limits at time t and those of leaving through each
+        limit that may grow [G], over all ranks."""
         a, leak = self.enumeration.outflow(n, t, t)
         a0 = a.sum(dim=1)
         sums = torch.stack([a0.sum(), leak.sum(), a.new_tensor(float(n.shape[0]))])
-        total, leaving, count = self.world.sum_(sums).tolist()
+        sums = self.world.sum_(torch.cat([sums, border_rates(self.borders, n, leak, None, t)]))
+        total, leaving, count = sums[:3].tolist()
         fastest = -float(self.world.min_(-a0.max().reshape(1)))
-        return total / count, fastest, leaving / count
+        return total / count, fastest, leaving / count, sums[3:].cpu().numpy() / count
 
     def length(self, exit_rate: float, fastest: float, rest: float) -> float:
         """Step by the job's rule, stable for the states just sampled, fitted to `rest` without a sliver left over."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 #: What random numbers are for; each purpose has its own key.
-PURPOSES = {"fit": 1, "train": 2, "cover": 3, "report": 4, "user": 5, "tail": 6, "certificate": 7}
+PURPOSES = {"fit": 1, "train": 2, "cover": 3, "report": 4, "user": 5, "tail": 6, "certificate": 7, "event": 8}
 
 
 def uniforms(

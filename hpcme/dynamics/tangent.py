@@ -11,12 +11,16 @@ O^T w cost one pass over the distinct prefixes, and no score is formed unless as
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from hpcme.dynamics.statistics import Features
 from hpcme.networks.base import VAN
 
 #: Log-probability of a count that does not matter anywhere, and how many more counts are kept.
 _NOWHERE, _MARGIN = -36.0, 2
+_FAINT = 1e-18  # probabilities of a count below this are taken for this in a regression
 
 
 class HeadParameters:
@@ -117,9 +121,9 @@ class StateTree:
         self.at: list[torch.Tensor] = []  # per position: place of every state's count in a table [U, counts], int64 [N]
         self.hidden: list[torch.Tensor] = []  # [1, h] at every distinct prefix, float64 [U, 1 + width]
         self.masks: list[torch.Tensor | None] = []
-        self.features = [f if f is None else f.double() for f in (head.features() for head in network.heads)]
         self.bases = [head.base.double() for head in network.heads]
-        self._overlaps = [_overlaps(phi, base) for phi, base in zip(self.features, self.bases, strict=True)]
+        tables = [phi if phi is None else phi.double() for phi in (head.features() for head in network.heads)]
+        self.features = [Features(phi, len(b), n.device) for phi, b in zip(tables, self.bases, strict=True)]
         for i, (row, h, node) in enumerate(network.contexts(self.x)):
             self.rows.append(row)
             self.at.append(row * len(self.bases[i]) + self.x[:, i])
@@ -159,19 +163,19 @@ class StateTree:
             counts = max(int((p > _NOWHERE).nonzero()[-1]) + _MARGIN, int(self.x[:, i].max())) + 1
             if counts >= len(self.bases[i]):
                 continue
-            phi, mask = self.features[i], self.masks[i]
+            phi, mask = self.features[i].phi, self.masks[i]
+            phi = torch.eye(len(p), counts, dtype=p.dtype, device=p.device) if phi is None else phi[:, :counts]
             self.bases[i] = self.bases[i][:counts]
-            self.features[i] = torch.eye(len(p), counts).double() if phi is None else phi[:, :counts].contiguous()
+            self.features[i] = Features(phi.contiguous(), counts, p.device)
             self.masks[i] = mask if mask is None else mask[:, :counts]
             self.at[i] = self.rows[i] * counts + self.x[:, i]
-            self._overlaps[i] = _overlaps(self.features[i], self.bases[i])
         self._means = {}
 
     def means(self, i: int) -> torch.Tensor:
         """E[phi] of conditional i at every distinct prefix, float64 [U, K], at the heads of the last `log_prob`."""
         if i not in self._means:
             p = self._conditional(i, self._theta).exp()
-            self._means[i] = p if self.features[i] is None else p @ self.features[i].T
+            self._means[i] = self.features[i].mean(p)
         return self._means[i]
 
     def flattened_each(self, temper: float, spread: float = 0.0) -> torch.Tensor:
@@ -190,7 +194,7 @@ class StateTree:
         for i in range(self.network.S):
             natural = self.hidden[i] @ self.parameters.block(v, i)  # [U, K]
             centred = -(natural * self.means(i)).sum(dim=1)
-            change = natural if self.features[i] is None else natural @ self.features[i]
+            change = self.features[i].logits(natural)
             change = change + centred[:, None]
             out += change.reshape(-1).index_select(0, self.at[i])
         return out
@@ -202,9 +206,13 @@ class StateTree:
             U, counts = self.hidden[i].shape[0], len(self.bases[i])
             mass = torch.zeros(U * counts, dtype=torch.float64, device=w.device)
             mass = mass.index_add_(0, self.at[i][: w.shape[0]], w).view(U, counts)
-            first = mass if self.features[i] is None else mass @ self.features[i].T
+            first = self.features[i].mean(mass)
             out.append((self.hidden[i].T @ (first - mass.sum(dim=1, keepdim=True) * self.means(i))).reshape(-1))
         return torch.cat(out)
+
+    def conditional_loss(self, i: int, theta: torch.Tensor, p: torch.Tensor) -> float:
+        """-sum p log q_i at parameters theta; p float64 [N] over the states."""
+        return -float(p @ self._conditional(i, theta).reshape(-1).index_select(0, self.at[i]))
 
     def conditional_fit(
         self, i: int, theta: torch.Tensor, p: torch.Tensor, prefix: torch.Tensor
@@ -216,27 +224,43 @@ class StateTree:
         logp = self._conditional(i, theta)
         q, phi = logp.exp(), self.features[i]
         loss = -float(p @ logp.reshape(-1).index_select(0, self.at[i]))
-        mean = q if phi is None else q @ phi.T
-        mass = torch.zeros(logp.numel(), dtype=torch.float64, device=p.device)
-        mass = mass.index_add_(0, self.at[i], p).view(logp.shape)
-        first = mass if phi is None else mass @ phi.T
+        mean = phi.mean(q)
+        first = phi.mean(self._masses(i, p, logp))
         h = self.hidden[i]
         gradient = (h.T @ (first - prefix[:, None] * mean)).reshape(-1)
         return loss, gradient, self._fisher(i, prefix, q, mean)
+
+    def conditional_regression(
+        self, i: int, theta: torch.Tensor, p: torch.Tensor, prefix: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Right-hand side [P_i] and matrix [P_i, P_i] of the least squares of log p_i - log q_i on the scores, each
+        count weighted by (p_i + q_i) / 2: the change of theta for which log q_i is about log p_i, however far it is."""
+        logp, phi, h = self._conditional(i, theta), self.features[i], self.hidden[i]
+        q = logp.exp()
+        wanted = self._masses(i, p, logp) / prefix.clamp_min(1e-300)[:, None]
+        weight = 0.5 * (wanted + q)
+        weight = weight / weight.sum(dim=1, keepdim=True)
+        change = torch.where(q > 0.0, torch.log(wanted.clamp_min(_FAINT)) - logp.clamp_min(math.log(_FAINT)), 0.0)
+        mean = phi.mean(weight)
+        centred = change - (weight * change).sum(dim=1, keepdim=True)
+        return (h.T @ (prefix[:, None] * phi.mean(weight * centred))).reshape(-1), self._fisher(i, prefix, weight, mean)
+
+    def _masses(self, i: int, p: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Sums of p float64 [N] over the states of every prefix and count of position i, as `like` [U, counts]."""
+        mass = torch.zeros(like.numel(), dtype=torch.float64, device=p.device)
+        return mass.index_add_(0, self.at[i], p).view(like.shape)
 
     def _fisher(self, i: int, prefix: torch.Tensor, q: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
         """sum over prefixes of weight [1, h][1, h]^T (x) Cov_q(phi), float64 [P_i, P_i]: weights prefix [U], laws
         q [U, counts] of the conditional, means of its features [U, K]."""
         h, phi, (G, K) = self.hidden[i], self.features[i], (self.hidden[i].shape[1], mean.shape[1])
         # Splines overlap with few others: only these products have a second moment.
-        k, l = self._overlaps[i]
-        products = None if phi is None else (phi[k] * phi[l]).T
+        k, l = phi.pairs
         a, b = torch.triu_indices(G, G, device=h.device)
         moments = torch.zeros(len(a), len(k), dtype=torch.float64, device=h.device)
         minus = torch.zeros(G * K, G * K, dtype=torch.float64, device=h.device)
         for part in torch.arange(h.shape[0], device=h.device).split(max(1, 8_000_000 // (G * (G + K)))):
-            second = q[part] if products is None else q[part] @ products
-            moments += (h[part][:, a] * h[part][:, b]).T @ (second * prefix[part, None])
+            moments += (h[part][:, a] * h[part][:, b]).T @ (phi.second(q[part]) * prefix[part, None])
             root = (h[part] * prefix[part, None].clamp_min(0.0).sqrt())[:, :, None] * mean[part][:, None, :]
             root = root.reshape(len(part), -1)
             minus += root.T @ root
@@ -249,10 +273,10 @@ class StateTree:
     def score_factors(self, i: int, states: slice | torch.Tensor) -> Scores:
         """The same, not multiplied out."""
         rows, x = self.rows[i][states], self.x[states, i]
-        if self.features[i] is None:
+        if self.features[i].phi is None:
             d = torch.nn.functional.one_hot(x, len(self.bases[i])).double()
         else:
-            d = self.features[i].T[x]
+            d = self.features[i].phi.T[x]
         return Scores(self.hidden[i][rows], d - self.means(i)[rows])
 
     def _conditional(self, i: int, theta: torch.Tensor) -> torch.Tensor:
@@ -260,8 +284,7 @@ class StateTree:
         return torch.log_softmax(self._logits(i, theta), dim=1)
 
     def _logits(self, i: int, theta: torch.Tensor) -> torch.Tensor:
-        natural, phi, base = self.hidden[i] @ self.parameters.block(theta, i), self.features[i], self.bases[i]
-        logits = natural + base if phi is None else torch.addmm(base, natural, phi)
+        logits = self.features[i].logits(self.hidden[i] @ self.parameters.block(theta, i)) + self.bases[i]
         return logits if self.masks[i] is None else logits.masked_fill(~self.masks[i], -torch.inf)
 
 
@@ -282,11 +305,3 @@ def flattened(logp: torch.Tensor, temper: float, spread: float = 0.0) -> torch.T
     total = moved.sum(dim=1, keepdim=True)
     share = spread * (total > 0.0).to(p.dtype)
     return torch.log((1.0 - share) * flat.exp() + share * moved / total.clamp_min(1e-300))
-
-
-def _overlaps(phi: torch.Tensor | None, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pairs k <= l of features (None: one for each count) whose product does not vanish, int64 [pairs] each."""
-    if phi is None:
-        every = torch.arange(len(base), device=base.device)
-        return every, every
-    return torch.triu((phi.abs() @ phi.abs().T) > 0.0).nonzero(as_tuple=True)

@@ -11,14 +11,16 @@ import math
 import numpy as np
 import torch
 
+from hpcme.dynamics.borders import border_rates
 from hpcme.dynamics.covering import MANY, NEGLIGIBLE, NEGLIGIBLE_OF_MANY, Cloud, Coverage, Sampler
 from hpcme.dynamics.enumeration import Enumeration
 from hpcme.dynamics.flow import Flow
 from hpcme.dynamics.integrators import Heun, Implicit, Integrator, Rkc2, Ros2, Settings
-from hpcme.dynamics.scheme import Advance, flat_parameters, network_state, restore_network
+from hpcme.dynamics.scheme import Advance, clock, flat_parameters, network_state, restore_network
 from hpcme.dynamics.tangent import HeadParameters, StateTree
 from hpcme.dynamics.waveform import Waveform
 from hpcme.errors import NumericalError
+from hpcme.exact.borders import Borders
 from hpcme.networks.base import VAN
 from hpcme.parallel.world import World
 
@@ -58,6 +60,7 @@ class Tdvp:
     ) -> None:
         """states: all reachable states, int32 [M, S], for exact sums; None for sampled ones."""
         self.network, self.enumeration, self.world = network, enumeration, world
+        self.borders = Borders.of(job)
         self.parameters = HeadParameters(network)
         self.coupled = self.parameters.size <= job["solver.coupled"]
         name = job["solver.integrator"]
@@ -104,6 +107,11 @@ class Tdvp:
         """All parameters of the network as one vector, float64 [P]."""
         return flat_parameters(self.network)
 
+    def forget(self) -> None:
+        """The law has changed all at once: what past steps taught does not hold."""
+        self.h, self.slope = 0.0, None
+        self.integrator.restore({})
+
     # ---- one step --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -111,7 +119,7 @@ class Tdvp:
         """One step from t, at most to t + rest. Raises NumericalError when no step works; the law is then as before."""
         begin = self.parameters.get()
         h = min(self.h or self._first_step(t, rest), self.longest)
-        cloud, leak, exits = self._cloud(step, t, h)
+        cloud, leak, exits, borders = self._cloud(step, t, h)
         flow = Flow(cloud, self.parameters, self.world, self.coupled)
         before = cloud.tree.log_prob()[: cloud.D]
         evaluations = matrices = rejected = 0
@@ -146,10 +154,11 @@ class Tdvp:
             "rejected": rejected, "distinct": int(size[0]), "evaluations": int(size[1]) * evaluations, "a0": exits,
             "ess": self._effective(cloud),
         }  # fmt: skip
-        return Advance(dt, leak, row)
+        return Advance(dt, leak, row, borders=borders)
 
-    def _cloud(self, step: int, t: float, h: float) -> tuple[Cloud, float, float]:
-        """This rank's part of the states of one step, with E[rate of leaving the limits] and E[a0]."""
+    def _cloud(self, step: int, t: float, h: float) -> tuple[Cloud, float, float, np.ndarray]:
+        """This rank's part of the states of one step, with E[rate of leaving the limits], E[a0] and E[rate of leaving
+        through each limit that may grow]."""
         if self.states is None:
             n, info = self.sampler.draw(step, t)
             mine = self.world.part(n.shape[0])
@@ -163,8 +172,10 @@ class Tdvp:
             cloud = Cloud(self.parameters, self.enumeration, n[mine], t, mine.start)
         q = cloud.tree.log_prob().exp()[: cloud.D] * cloud.weight
         a, leak = self.enumeration.outflow(cloud.n, t, t)
-        sums = self.world.sum_(torch.stack([q @ leak, q @ a.sum(dim=1), q.sum()]))
-        return cloud, float(sums[0] / sums[2]), float(sums[1] / sums[2])
+        sums = torch.stack([q @ leak, q @ a.sum(dim=1), q.sum()])
+        sums = self.world.sum_(torch.cat([sums, border_rates(self.borders, cloud.n, leak, q, t)]))
+        sums = sums.cpu().numpy() / float(sums[2])
+        return cloud, float(sums[0]), float(sums[1]), sums[3:]
 
     @staticmethod
     def _divergence(flow: Flow, before: torch.Tensor) -> float:
@@ -200,8 +211,9 @@ class Tdvp:
         return self.states[keep]
 
     def _first_step(self, t: float, rest: float) -> float:
-        """A cautious first step: a tenth of the time that has passed since the start."""
-        return min(rest, 0.1 * t) if t > 0.0 else 1e-3 * rest
+        """A cautious first step: a tenth of the time that has passed since the start, or since the last events."""
+        since = clock(self.enumeration.net, t)
+        return min(rest, 0.1 * since) if since > 0.0 else 1e-3 * rest
 
     def _effective(self, cloud: Cloud) -> float:
         """Effective sample size (sum w q)^2 / sum (w q)^2 (1 - probability of being drawn); the number of states

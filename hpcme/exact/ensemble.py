@@ -10,6 +10,7 @@ import numpy as np
 
 from hpcme.errors import InputError, InternalError, NumericalError
 from hpcme.kernels import ssa
+from hpcme.model.event import events_at
 from hpcme.model.network import ReactionNetwork
 
 #: Trajectories started at a time: enough to fill the threads, few enough to report progress.
@@ -70,7 +71,8 @@ def solve_ssa(
     """Simulate `trajectories` (numbers first_index, ...) of `net` from its starting law at t = 0, recorded at
     `times`.
 
-    Counts are not limited by the model's max. progress is called with the fraction done.
+    Counts are not limited by the model's max. At the time of an event the state after it is recorded.
+    progress is called with the fraction done.
 
     Raises
     ------
@@ -91,15 +93,38 @@ def solve_ssa(
     for begin in range(0, trajectories, _CHUNK):
         end = min(begin + _CHUNK, trajectories)
         n0 = starting_states(net, seed, first_index + begin, end - begin)
-        samples[:, begin:end], events[begin:end] = ssa.simulate(
-            net.tables, net.s, n0, times, 0.0, seed, first_index + begin, max_events
-        )
+        samples[:, begin:end], events[begin:end] = _simulate(net, n0, times, seed, first_index + begin, max_events)
         if (events[begin:end] < 0).any():
             worst = begin + int(np.flatnonzero(events[begin:end] < 0)[0])
             raise _failure(net, int(events[worst]), first_index + worst, max_events)
         if progress:
             progress(end / trajectories)
     return SsaSolution(times, samples, events, time.perf_counter() - start)
+
+
+def _simulate(
+    net: ReactionNetwork, n0: np.ndarray, times: np.ndarray, seed: int, first: int, max_events: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Trajectories first, first + 1, ... from n0 (int32 [N, S]) at t = 0, stopped at events and started anew after
+    them: samples int32 [T, N, S] and events int64 [N] as of `ssa.simulate`."""
+    stops = net.event_times(float(times[-1]))
+    if not len(stops):
+        return ssa.simulate(net.tables, net.s, n0, times, 0.0, seed, first, max_events)
+    samples = np.empty((len(times), *n0.shape), dtype=np.int32)
+    fired = np.zeros(len(n0), dtype=np.int64)
+    begin = 0.0
+    for k, stop in enumerate([*stops.tolist(), np.inf]):
+        mine = (times >= begin) & (times < stop)
+        until = np.append(times[mine], stop) if np.isfinite(stop) else times[mine]
+        if k:  # waiting times have no memory: a stream of its own for each piece leaves the law what it is
+            seed = int(np.random.SeedSequence([seed, k]).generate_state(1, np.uint64)[0] >> 1)
+        parts, more = ssa.simulate(net.tables, net.s, n0, until, begin, seed, first, max_events)
+        samples[mine] = parts[: int(mine.sum())]
+        fired = np.where(fired < 0, fired, np.where(more < 0, more, fired + more))
+        if (fired < 0).any() or not np.isfinite(stop):
+            break
+        n0, begin = net.remap(parts[-1], events_at(net, stop)).astype(np.int32), stop
+    return samples, fired
 
 
 def _failure(net: ReactionNetwork, code: int, index: int, max_events: int) -> Exception:

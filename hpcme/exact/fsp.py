@@ -7,23 +7,29 @@ are walls instead, which is the law that the network solver approximates.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hpcme.errors import InputError
+from hpcme.exact.borders import Borders
+from hpcme.exact.limits import LimitsReport, grown, resolve_limits
 from hpcme.exact.propagate import Propagator
 from hpcme.exact.shorttime import bounded, short_time_law
 from hpcme.exact.statespace import StateSpace, build_generator, enumerate_states, generator_with_sink
 from hpcme.exact.timedependent import TimeDependentPropagator, check_rates
+from hpcme.kernels.neighbours import outflow
 from hpcme.model.network import ReactionNetwork
 
 __all__ = ["FspSolution", "StateSpace", "bounded", "build_generator", "short_time_law", "solve_fsp"]
 
 #: Times at which a rate that reads the time is probed, to see which reactions are possible.
 _PROBES = 65
+#: Probability that may be lost through automatic limits: ten times the tolerance of the integrators.
+LEAK = 1e-9
 
 
 @dataclass
@@ -32,7 +38,8 @@ class FspSolution:
 
     states int32 [M, S]; times float64 [T], model time units; p float64 [T, M]; lost float64 [T], the
     probability that has left the set (never decreasing, so sum p + lost = 1); method, how it was computed;
-    seconds, wall time. Moments and marginals are those of the law on the set, conditioned on it (divided by 1
+    seconds, wall time; net, the network with the limits it was solved with; limits, how automatic ones were found
+    (None: there are none). Moments and marginals are those of the law on the set, conditioned on it (divided by 1
     - lost), unless `lost` is wanted as unnormalised=True.
     """
 
@@ -42,6 +49,8 @@ class FspSolution:
     lost: np.ndarray
     method: str
     seconds: float
+    net: ReactionNetwork | None = None
+    limits: LimitsReport | None = None
 
     def _weights(self) -> np.ndarray:
         return self.p / self.p.sum(axis=1, keepdims=True)
@@ -82,8 +91,14 @@ def solve_fsp(
     reflecting: bool = False,
     method: str | None = None,
     progress: Callable[[float], None] | None = None,
+    leak: float = LEAK,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda line: None,
 ) -> FspSolution:
     """Solve the master equation of `net` from t = 0 and report the law at `times` (>= 0, in order).
+
+    Automatic limits (max = "auto") are found first (limits.py, with `seed`); while more than `leak` of the probability
+    leaves through them they grow, and the law is solved for again; `say` is told.
 
     The states are those reachable from net.initial within the limits, or `states` (int32 [M, S]) when given;
     p0 (float64 [M]) replaces the starting probabilities of given states. Starting probability outside the
@@ -100,18 +115,75 @@ def solve_fsp(
     """
     start = time.perf_counter()
     times = _checked_times(times)
+    if any(net.auto_limits):
+        again = functools.partial(
+            solve_fsp, times=times, max_states=max_states, tol=tol, states=states, p0=p0, reflecting=reflecting,
+            method=method, progress=progress,
+        )  # fmt: skip
+        return _with_limits(net, again, float(times[-1]), leak, seed, say)
     space, p = _start(net, times, max_states, states, p0, reflecting)
     propagator = make_propagator(space, float(times[-1]), len(times), tol, method)
     rows = np.empty((len(times), len(space)))
     lost = np.empty(len(times))
     now, worst = 0.0, 0.0
-    for i, t in enumerate(times):
+    events = set(net.event_times(float(times[-1])).tolist())
+    for t in np.union1d(times, sorted(events)).tolist():
         report = _part(progress, now, t, times[-1])
-        p = propagator.advance(p, float(t - now), report)
+        p = propagator.advance(p, t - now, report)
         now = t
-        rows[i], lost[i] = p[:-1], max(worst, p[-1])
-        worst = lost[i]
-    return FspSolution(space.states, times, rows, lost, propagator.method, time.perf_counter() - start)
+        if t in events:
+            p = space.remapped(p, t)
+            propagator.restart(t)
+        for i in np.flatnonzero(times == t):
+            rows[i], lost[i] = p[:-1], max(worst, p[-1])
+        worst = max(worst, p[-1])
+    return FspSolution(space.states, times, rows, lost, propagator.method, time.perf_counter() - start, net)
+
+
+def _with_limits(net: ReactionNetwork, solve, end: float, leak: float, seed: int, say) -> FspSolution:
+    """Solve with automatic limits that grow until at most `leak` is lost through them."""
+    start = time.perf_counter()
+    resolved, limits = resolve_limits(net, end, seed)
+    while True:
+        found = solve(resolved)
+        lost = lost_through(found, limits)
+        total = sum(lost.values())
+        if total <= leak:
+            return replace(found, limits=limits, seconds=time.perf_counter() - start)
+        names = [name for name, x in lost.items() if x > 0.1 * total]
+        resolved, limits = grown(net, limits, names)
+        say(
+            f"{total:.1e} of the probability left through automatic limits, more than {leak:g}: they grow to "
+            f"{limits.automatic_text()}"
+        )
+
+
+def lost_through(found: FspSolution, limits: LimitsReport) -> dict[str, float]:
+    """What was lost by the end, shared out among the species whose limits may grow, {name: probability}.
+
+    Shares are those of the probability flux past each limit, integrated over the report times; what leaves through a
+    user's limit counts for that one alone.
+    """
+    borders, net, times = Borders(found.net, limits.grows), found.net, found.times
+    lost = max(0.0, float(found.lost[-1] - found.lost[0]))
+    if not borders.names or lost == 0.0:
+        return dict.fromkeys(borders.names, 0.0)
+    past, flux = [], []
+    for k, t in enumerate(times.tolist()):
+        if k == 0 or net.time_dependent:
+            leak = outflow(net.tables, found.states, net.s, net.limits, t)[1]
+            rates = borders.rates(found.states, leak, t)
+        past.append(found.p[k] @ rates)
+        flux.append(found.p[k] @ leak)
+    weight = np.zeros(len(times))
+    weight[0] = times[0]
+    weight[1:] += 0.5 * np.diff(times)
+    weight[:-1] += 0.5 * np.diff(times)
+    through, total = weight @ np.array(past), float(weight @ np.array(flux))
+    if total <= 0.0:  # it left between reports: through any of them, unless it may have been a user's limit
+        given = any(limit.how == "given" for limit in limits)
+        return dict.fromkeys(borders.names, 0.0 if given else lost / len(borders.names))
+    return dict(zip(borders.names, (lost * through / total).tolist(), strict=True))
 
 
 def make_propagator(

@@ -17,6 +17,7 @@ from hpcme.kernels.compiling import hot
 from hpcme.kernels.dedup import BELOW_ZERO, PAST_LIMIT, StateTable
 from hpcme.kernels.propensity import find_bad, propensities
 from hpcme.kernels.reach import reachable
+from hpcme.model.event import events_at, remaps
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.tables import PropensityTables
 
@@ -53,6 +54,19 @@ class StateSpace:
         index = self.index(n)
         inside = index >= 0
         return np.bincount(index[inside], p[inside], minlength=len(self)), float(p[~inside].sum())
+
+    def remapped(self, p: np.ndarray, t: float) -> np.ndarray:
+        """The law p over the set and its sink (float64 [M+1]) after the events of time t. What they lead out of the set
+        goes to the sink."""
+        held = np.flatnonzero(p[:-1] > 0.0)  # events need mean nothing in states that are never taken
+        moved = self.net.remap(self.states[held], events_at(self.net, t))
+        inside = (moved <= self.net.limits).all(axis=1)
+        index = np.full(len(held), -1, dtype=np.int64)
+        index[inside] = self.index(moved[inside].astype(np.int32))
+        index[index < 0] = len(self)
+        out = np.bincount(index, p[held], minlength=len(self) + 1)
+        out[-1] += p[-1]
+        return out
 
     def targets(self, begin: int, end: int) -> np.ndarray:
         """Where each reaction leads from states begin..end: index int64 [end-begin, R], M for the sink, -1
@@ -95,12 +109,14 @@ def _bad_propensity(net: ReactionNetwork, n: np.ndarray, k: int, t: float, value
 def enumerate_states(
     net: ReactionNetwork, start: np.ndarray, times: np.ndarray, max_states: int, reflecting: bool = False
 ) -> StateSpace:
-    """All states reachable from `start` (int32 [M, S]) within the limits.
+    """All states reachable from `start` (int32 [M, S]) within the limits, through events until the last of `times` too.
 
     Reactions whose rate reads the time count as possible when positive at any of `times`. InputError when
     there are more than max_states.
     """
-    states, complete = reachable(start, net.tables, net.s, net.limits, max_states, times=times)
+    states, complete = reachable(
+        start, net.tables, net.s, net.limits, max_states, times=times, remaps=remaps(net, float(times[-1]))
+    )
     if not complete:
         raise InputError(
             f"model {net.name}: more than {max_states} states can be reached, too many for the exact solver "

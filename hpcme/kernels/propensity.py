@@ -22,6 +22,7 @@ _EQ, _NE, _AND, _OR, _NOT = OPCODES["EQ"], OPCODES["NE"], OPCODES["AND"], OPCODE
 _EXP, _LOG, _LOG10, _SQRT = OPCODES["EXP"], OPCODES["LOG"], OPCODES["LOG10"], OPCODES["SQRT"]
 _SIN, _COS, _TAN, _TANH = OPCODES["SIN"], OPCODES["COS"], OPCODES["TAN"], OPCODES["TANH"]
 _ABS, _FLOOR, _CEIL, _SELECT = OPCODES["ABS"], OPCODES["FLOOR"], OPCODES["CEIL"], OPCODES["SELECT"]
+_ASIN, _ACOS, _ATAN = OPCODES["ASIN"], OPCODES["ACOS"], OPCODES["ATAN"]
 
 #: Three-point Gauss-Legendre nodes and weights on [0, 1] (exact for polynomials in t up to degree 5).
 GAUSS_NODES = np.array([0.5 - math.sqrt(15.0) / 10.0, 0.5, 0.5 + math.sqrt(15.0) / 10.0])
@@ -93,6 +94,12 @@ def _unary(code, x):
         return np.floor(x)
     if code == _CEIL:
         return np.ceil(x)
+    if code == _ASIN:
+        return np.arcsin(x)
+    if code == _ACOS:
+        return np.arccos(x)
+    if code == _ATAN:
+        return np.arctan(x)
     return np.nan
 
 

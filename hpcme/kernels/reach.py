@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from hpcme.kernels.compiling import hot
@@ -42,12 +44,15 @@ def reachable(
     max_states: int,
     max_jumps: int | None = None,
     times: np.ndarray | None = None,
+    remaps: Sequence[Callable[[np.ndarray], np.ndarray]] = (),
 ) -> tuple[np.ndarray, bool]:
     """States reachable from `start` (int32 [M, S]) by moves of positive propensity inside 0..limits.
 
     A reaction whose rate reads the time counts as possible when its propensity is positive at any of `times`
     (float64 [T], default t = 0); one that is positive only between them is missed here, and shows up as lost
-    probability in the exact solver. `max_jumps` stops after so many reactions. Returns (states int32 [M', S],
+    probability in the exact solver. `max_jumps` stops after so many reactions. remaps: what events do, in the order
+    of their times; each takes states int32 [B, S] to integers [B, S] and is applied to all states found so far, and
+    moves go on from where it leads; what it leads past the limits is left out. Returns (states int32 [M', S],
     complete): the distinct start states first, then by number of jumps, within it in order of state and
     reaction (deterministic); complete is False when more than max_states were found, and then only the first
     max_states are returned. Stopping by max_jumps leaves complete True.
@@ -58,7 +63,14 @@ def reachable(
     jumps = 0
     stack = np.empty(tables.depth)
     scratch = np.empty((min(_BLOCK, max_states + 1) * max(s.shape[0], 1), s.shape[1]), dtype=np.int32)
-    while len(frontier) and len(table) <= max_states and (max_jumps is None or jumps < max_jumps):
+    remaps = list(remaps)
+    while len(table) <= max_states and (max_jumps is None or jumps < max_jumps):
+        while remaps and not len(frontier):
+            moved = remaps.pop(0)(table.states)
+            inside = ((moved >= 0) & (moved <= limits)).all(axis=1)
+            frontier = table.add(moved[inside].astype(np.int32))[1]
+        if not len(frontier):
+            break
         new = []
         for begin in range(0, len(frontier), _BLOCK):
             rows = frontier[begin : begin + _BLOCK]

@@ -27,6 +27,7 @@ def _truth(x: torch.Tensor) -> torch.Tensor:
 _UNARY = {
     "NEG": torch.neg, "EXP": torch.exp, "LOG": torch.log, "LOG10": torch.log10, "SQRT": torch.sqrt,
     "SIN": torch.sin, "COS": torch.cos, "TAN": torch.tan, "TANH": torch.tanh, "ABS": torch.abs,
+    "ASIN": torch.asin, "ACOS": torch.acos, "ATAN": torch.atan,
     "FLOOR": torch.floor, "CEIL": torch.ceil, "NOT": lambda x: _truth(x == 0),
 }  # fmt: skip
 _BINARY = {

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from hpcme.errors import InputError, did_you_mean
 from hpcme.model.equation import parse_equation
+from hpcme.model.event import Event
 from hpcme.model.expression import RESERVED, read_value
 from hpcme.model.network import LAW_TEXT, LAWS, ReactionNetwork, read_limit
 from hpcme.model.reaction import Reaction, make_reaction
@@ -16,7 +17,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*", re.ASCII)
 
 
 class ModelBuilder:
-    """Collects parameters, species and reactions; `build` returns the network.
+    """Collects parameters, species, reactions, events and readouts; `build` returns the network.
 
     Every method returns the builder, so calls can be chained:
 
@@ -58,9 +59,12 @@ class ModelBuilder:
                 + did_you_mean(law, LAWS)
             )
         self._parameters: dict[str, Expr] = {}
-        self._species: dict[str, tuple[object, int]] = {}
+        self._species: dict[str, tuple[object, int | None]] = {}
         self._reactions: list[dict] = []
         self._table: dict | None = None
+        self._events: list[Event] = []
+        self._readouts: dict[str, Expr] = {}
+        self._notes: list[str] = []
 
     def parameter(self, name: str, value: object) -> ModelBuilder:
         """Add a constant: a number, or the text of an expression of parameters added before."""
@@ -69,15 +73,12 @@ class ModelBuilder:
         return self
 
     def species(self, name: str, *, initial: object = None, max: object = None) -> ModelBuilder:
-        """Add a species with counts 0..max, starting from a count or from a law such as {"poisson": 1.0}."""
+        """Add a species with counts 0..max, starting from a count or from a law such as {"poisson": 1.0}.
+
+        max: the largest count; None or "auto" where it is to be found (hpcme.exact.limits).
+        """
         self._check_name(name, "species")
-        where = f"{self._source}: species {name}"
-        if max is None:
-            raise InputError(
-                f"{where} has no max; give max = largest count (80 states are max = 79). Automatic limits "
-                "are not available"
-            )
-        self._species[name] = (initial, read_limit(max, where))
+        self._species[name] = (initial, read_limit(max, f"{self._source}: species {name}"))
         return self
 
     def reaction(
@@ -113,6 +114,33 @@ class ModelBuilder:
         self._table = {"states": states, "probabilities": probabilities}
         return self
 
+    def event(self, at: object, set: Mapping[str, object], name: str = "") -> ModelBuilder:
+        """At time `at` (a number, or an expression of parameters) set species to numbers or expressions of the counts
+        before: event(25, {"X": 50, "Y": "Y + 20"})."""
+        where = f"{self._source}: event {len(self._events) + 1}"
+        if not isinstance(name, str):
+            raise InputError(f"{where}: name = {name!r} must be text in quotes")
+        if not isinstance(set, Mapping):
+            raise InputError(f"{where}: set = {set!r} must be a table, such as set = {{ X = 50 }}")
+        when = read_value(at, f"{where}, at")
+        sets = {str(species): read_value(value, f"{where}, {species}") for species, value in set.items()}
+        time = when.value if when.is_constant else 0.0  # the network evaluates it with its parameters
+        self._events.append(Event(time, sets, name, when))
+        return self
+
+    def readout(self, name: str, value: object) -> ModelBuilder:
+        """Report an expression of species and parameters beside the species: readout("total", "X + 2*Y")."""
+        expr = read_value(value, f"{self._source}: readout {name}")
+        if not (expr.op == "NAME" and expr.name == name and name not in self._readouts):  # a parameter by its own name
+            self._check_name(name, "readout")
+        self._readouts[name] = expr
+        return self
+
+    def note(self, text: str) -> ModelBuilder:
+        """Keep a remark about how the model was read; it changes nothing."""
+        self._notes.append(text)
+        return self
+
     def build(self) -> ReactionNetwork:
         """The network, with everything checked."""
         if not self._species:
@@ -135,6 +163,9 @@ class ModelBuilder:
             limits=[limit for _, limit in self._species.values()],
             initial_spec=self._initial_spec(),
             source=self._source,
+            events=self._events,
+            readouts=self._readouts,
+            notes=self._notes,
         )
 
     def _initial_spec(self) -> Mapping:
@@ -197,7 +228,9 @@ class ModelBuilder:
                 f"{where} is reserved for expressions ({', '.join(sorted(RESERVED))}); choose another name, "
                 f"such as {name}_0"
             )
-        for other, names in (("parameter", self._parameters), ("species", self._species)):
+        for other, names in (
+            ("parameter", self._parameters), ("species", self._species), ("readout", self._readouts),
+        ):  # fmt: skip
             if name in names:
                 raise InputError(f"{where} is already the name of a {other}; rename one of them")
 

@@ -3,6 +3,9 @@
 A vector y with s_k.y = 0 for all reactions k is conserved; where y.n has one value over the whole starting
 law, it is an equality that every state obeys. A nonnegative y with s_k.y <= 0 for all k never grows, so y.n
 stays at or below its largest value at the start: an inequality. All arithmetic is exact.
+
+An event may give a species any count, so that laws hold of the other species only: as if there were a reaction that
+makes this species out of nothing.
 """
 
 from __future__ import annotations
@@ -79,15 +82,22 @@ class ConservationLaws:
         ]
 
 
-def find_laws(s: np.ndarray, initial: InitialLaw) -> ConservationLaws:
-    """Laws of a network with state changes s (int64 [R, S]) that starts from `initial`."""
-    changes = list(dict.fromkeys(tuple(row) for row in s.tolist()))
+def find_laws(
+    s: np.ndarray, initial: InitialLaw, limits: np.ndarray | None = None, free: Sequence[int] = ()
+) -> ConservationLaws:
+    """Laws of a network with state changes s (int64 [R, S]) that starts from `initial`.
+
+    limits: largest counts int64 [S] of single species, beside which inequalities have to say more; default those of
+    `initial`. free: indices of species that events set; no law is about them.
+    """
+    units = np.eye(s.shape[1], dtype=np.int64)[list(free)]
+    changes = list(dict.fromkeys(tuple(row) for row in [*s.tolist(), *units.tolist()]))
     differences = [tuple(row) for row in initial.varying().tolist()]
     width = s.shape[1]
     equalities = [y for y in _equalities(changes, differences, width) if _small(y)]
     values = [initial.extent(np.array(y))[0] for y in equalities]
     fixed = _laws(equalities, values, [], [], width)
-    limits = fixed.implied_limits(initial.limits).tolist()
+    limits = fixed.implied_limits(initial.limits if limits is None else limits).tolist()
     useful: list[tuple[Vector, int]] = []
     for y in _never_growing(changes, width):
         if not _small(y) or rank([*equalities, y], width) == len(equalities):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from hpcme.model.initial import ProductLaw
-from hpcme.model.network import ReactionNetwork
+from hpcme.model.network import AUTO, ReactionNetwork
 from hpcme.model.reaction import LAW_TEXT, Reaction
 from hpcme.model.startlaw import law_text
 from hpcme.model.tree import number_text
@@ -13,10 +15,14 @@ from hpcme.model.tree import number_text
 MOST_TABLE_ROWS = 6
 
 
-def describe_dict(net: ReactionNetwork) -> dict:
-    """Everything that `describe` says, as plain lists, dicts, numbers and text that json can write."""
+def describe_dict(net: ReactionNetwork, found: Mapping[str, tuple[int, str]] | None = None) -> dict:
+    """Everything that `describe` says, as plain lists, dicts, numbers and text that json can write.
+
+    found: the numbers of automatic limits and how they were found, by species.
+    """
+    found = found or {}
     laws = net.laws
-    implied = laws.implied_limits(net.limits)
+    implied = laws.implied_limits(net.bounds)
     used = _used_parameters(net)
     return {
         "name": net.name,
@@ -40,25 +46,37 @@ def describe_dict(net: ReactionNetwork) -> dict:
                 "name": name,
                 "initial": start,
                 "mean": float(mean),
-                "max": int(limit),
-                "implied_max": int(tight),
+                "max": found.get(name, (AUTO,))[0] if auto else int(limit),
+                "max_found": found[name][1] if name in found else None,
+                "implied_max": int(tight) if tight < limit or not auto else None,
             }
-            for name, start, mean, limit, tight in zip(
-                net.species, _starts(net), net.initial.mean(), net.limits, implied, strict=True
+            for name, start, mean, limit, auto, tight in zip(
+                net.species, _starts(net), net.initial.mean(), net.bounds, net.auto_limits, implied, strict=True
             )
         ],
         "initial": _initial_text(net),
         "reactions": [_reaction_dict(net, k, reaction) for k, reaction in enumerate(net.reactions)],
+        "events": [
+            {
+                "time": event.time,
+                "name": event.name,
+                "set": {name: expr.to_text() for name, expr in event.assignments.items()},
+                "text": event.text(),
+            }
+            for event in net.events
+        ],
+        "readouts": {name: expr.to_text() for name, expr in net.readouts.items()},
+        "notes": list(net.notes),
         "equalities": _law_dicts(laws.equalities, laws.values, net, "value"),
         "inequalities": _law_dicts(laws.inequalities, laws.bounds, net, "bound"),
         "laws": laws.describe(net.species),
     }
 
 
-def describe(net: ReactionNetwork) -> str:
+def describe(net: ReactionNetwork, found: Mapping[str, tuple[int, str]] | None = None) -> str:
     """The network in full: parameters, reactions with their propensities, limits, start, conservation
-    laws."""
-    data = describe_dict(net)
+    laws. found: as in `describe_dict`."""
+    data = describe_dict(net, found)
     lines = [f"model {data['name']}   ({net.S} species, {net.R} reactions)   hash {data['hash'][:12]}"]
     if data["description"]:
         lines.append(f"  {data['description']}")
@@ -82,6 +100,15 @@ def describe(net: ReactionNetwork) -> str:
         *_aligned([_species_cells(entry) for entry in data["species"]]),
     ]
     lines += ["", "start", f"  {data['initial']}"]
+    if data["events"]:
+        lines += ["", "events (those of one time one after the other)"]
+        for entry in data["events"]:
+            lines.append(f"  {entry['text']}" + (f"   [{entry['name']}]" if entry["name"] else ""))
+    if data["readouts"]:
+        cells = [[name, "=", text] for name, text in data["readouts"].items()]
+        lines += ["", "readouts", *_aligned(cells)]
+    if data["notes"]:
+        lines += ["", "notes on how this was read", *(f"  {note}" for note in data["notes"])]
     lines += ["", "conservation laws, obeyed by every state"]
     lines += [f"  {law}" for law in data["laws"]] or ["  none"]
     return "\n".join(lines) + "\n"
@@ -112,6 +139,10 @@ def _used_parameters(net: ReactionNetwork) -> set[str]:
     used: set[str] = set()
     for reaction in net.reactions:
         used |= reaction.kinetics.names()
+    for event in net.events:
+        used |= event.when.names().union(*(expr.names() for expr in event.assignments.values()))
+    for expr in net.readouts.values():
+        used |= expr.names()
     for name in reversed(net.parameter_exprs):  # a used parameter uses those further up that it is made of
         if name in used:
             used |= net.parameter_exprs[name].names()
@@ -145,12 +176,14 @@ def _initial_text(net: ReactionNetwork) -> str:
 def _parameter_cells(entry: dict) -> list[str]:
     value = number_text(entry["value"])
     formula = f"= {entry['expression']}" if entry["expression"] != value else ""
-    return [entry["name"], "=", value, formula, "" if entry["used"] else "(no reaction uses it)"]
+    return [entry["name"], "=", value, formula, "" if entry["used"] else "(nothing uses it)"]
 
 
 def _species_cells(entry: dict) -> list[str]:
-    note = f"(laws imply {entry['implied_max']})" if entry["implied_max"] < entry["max"] else ""
-    return [entry["name"], f"0..{entry['max']}", f"starts at {entry['initial']}", note]
+    tight, most = entry["implied_max"], entry["max"]
+    note = f"(laws imply {tight})" if tight is not None and (most == AUTO or tight < most) else ""
+    counts = "automatic" if most == AUTO else f"0..{most}"
+    return [entry["name"], counts, f"starts at {entry['initial']}", entry["max_found"] or note]
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

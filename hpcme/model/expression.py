@@ -52,6 +52,9 @@ _OTHER_NAMES = {
     "if": "where",
     "select": "where",
     "power": "pow",
+    "arcsin": "asin",
+    "arccos": "acos",
+    "arctan": "atan",
 }
 
 

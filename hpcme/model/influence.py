@@ -13,14 +13,26 @@ if TYPE_CHECKING:
 
 
 def reads_and_changes(net: ReactionNetwork) -> tuple[np.ndarray, np.ndarray]:
-    """bool [R, S] each: species that the propensity of a reaction depends on, and species that the reaction changes."""
+    """bool [R+E, S] each: species that the propensity of a reaction depends on, and species that the reaction changes.
+
+    The E rows behind those of the reactions are those of the events: species that one reads, and species that it sets.
+    """
     tables = net.tables
     reads = np.zeros((net.R, net.S), dtype=bool)
     for k in range(net.R):
         code = slice(tables.code_ptr[k], tables.code_ptr[k + 1])
         reads[k, tables.arg[code][tables.op[code] == OPCODES["SPECIES"]].astype(np.int64)] = True
         reads[k, tables.re_sp[tables.re_ptr[k] : tables.re_ptr[k + 1]]] = True
-    return reads, np.asarray(net.s) != 0
+    uses = [set().union(*(expr.names() for expr in event.assignments.values())) for event in net.events]
+    sets = [event.assignments for event in net.events]
+    changes = np.asarray(net.s) != 0
+    return np.concatenate([reads, _rows(uses, net)]), np.concatenate([changes, _rows(sets, net)])
+
+
+def _rows(names: list, net: ReactionNetwork) -> np.ndarray:
+    """bool [E, S]: which species are among the names of each event."""
+    rows = [[name in found for name in net.species] for found in names]
+    return np.array(rows, dtype=bool).reshape(len(rows), net.S)
 
 
 def distances(net: ReactionNetwork) -> np.ndarray:

@@ -12,29 +12,43 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpcme.errors import InputError, did_you_mean
+from hpcme.model.files import MODEL_SUFFIXES, nearby
 from hpcme.model.keys import KEYS, checked
 from hpcme.model.network import ReactionNetwork
-from hpcme.model.reader import load_model, load_model_text, nearby
+from hpcme.model.reader import load_model, load_model_text
 
-MODEL_SUFFIXES = (".toml",)
+if TYPE_CHECKING:
+    from hpcme.exact.limits import LimitsReport
+
+_ENDINGS = ", ".join(MODEL_SUFFIXES)
+_FEW_SPECIES_STATES = 1_500_000  # of one or two species up to which sums over states are exact
 _MANY = 7  # species from which sampled sums need the integrator for many
 
 
 @dataclass(frozen=True)
 class Job:
-    """A resolved job: the reaction network, every key with its value, and where it came from."""
+    """A resolved job: the reaction network, every key with its value, and where it came from.
+
+    model: the network as it was written; net: the same with a number for every limit, and limits says how automatic
+    ones were found (None: there are none, or they were not wanted). given: what the job said, by dotted key.
+    """
 
     net: ReactionNetwork
     values: dict[str, Any]
     name: str
     path: Path | None
+    model: ReactionNetwork
+    given: dict[str, Any] = field(repr=False)
+    where: str = "job"
+    limits: LimitsReport | None = None
+    first_hash: str = ""
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
@@ -60,8 +74,29 @@ class Job:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the part of the job that determines the results."""
-        return hashlib.sha256(self.text(identity=True).encode()).hexdigest()
+        """SHA-256 of the part of the job that determines the results.
+
+        With automatic limits: as it was before any of them was grown, so that a run whose limits have grown is
+        recognised by the job that began it.
+        """
+        return self.first_hash or hashlib.sha256(self.text(identity=True).encode()).hexdigest()
+
+    def resolved(self) -> Job:
+        """The job with a number for every limit; itself where it has them. Raises InputError (resolve_limits)."""
+        if not any(self.net.auto_limits):
+            return self
+        from hpcme.exact.limits import resolve_limits
+
+        return self.with_limits(resolve_limits(self.net, self["time.end"], self["run.seed"])[1])
+
+    def with_limits(self, limits: LimitsReport) -> Job:
+        """The same job with these numbers for automatic limits, and what follows from them. Its hash is that of the
+        first numbers it had."""
+        net = limits.apply(self.model)
+        return replace(
+            self, net=net, values=_resolve(self.given, net, self.where, need_end=True), limits=limits,
+            first_hash="" if self.limits is None else self.hash,
+        )  # fmt: skip
 
 
 def load_job(
@@ -71,12 +106,14 @@ def load_job(
     need_end: bool = True,
     base: Path | None = None,
     where: str = "job",
+    need_limits: bool = True,
 ) -> Job:
     """Read a job file, a model file, or a dict of the same shape.
 
     source: path of a TOML job or model, or a nested dict whose "model" is a path, TOML text or a ReactionNetwork.
     overrides: dotted keys ("time.end", "parameters.b", "model") with values, applied last.
     base: folder to which relative model paths refer (default: the job file's). where: what messages call a dict.
+    need_limits: find numbers for automatic limits (max = "auto"); False, or no end time, leaves them automatic.
     Raises InputError for anything that cannot be used.
     """
     if isinstance(source, Mapping):
@@ -93,7 +130,8 @@ def load_job(
         )
     flat = flatten_job(raw, where) | dict(overrides or {})
     net = _network(flat, base, where)
-    return Job(net, _resolve(flat, net, where, need_end), name, path)
+    job = Job(net, _resolve(flat, net, where, need_end), name, path, net, flat, where)
+    return job.resolved() if need_limits and job["time.end"] is not None else job
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -109,15 +147,17 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def read_job_file(path: Path) -> dict[str, Any]:
     """A job as a nested dict; a model file becomes a job that only names it."""
+    if path.suffix.lower() in MODEL_SUFFIXES[1:] and path.is_file():
+        return {"model": path.name}
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(
-            f"{path}: there is no such file. Fix: give the path of a job or model file (.toml).{nearby(path)}"
+            f"{path}: there is no such file. Fix: give the path of a job or model file ({_ENDINGS}).{nearby(path)}"
         ) from None
     except IsADirectoryError:
         raise InputError(
-            f"{path}: cannot be read: it is a folder. Fix: give the path of a job or model file (.toml) in it."
+            f"{path}: cannot be read: it is a folder. Fix: give the path of a job or model file in it."
         ) from None
     except UnicodeDecodeError as problem:
         raise InputError(
@@ -127,10 +167,10 @@ def read_job_file(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: cannot be read: {problem.strerror}. Fix: check the path and its permissions."
         ) from None
-    if path.suffix not in MODEL_SUFFIXES:
+    if path.suffix != ".toml":
         raise InputError(
-            f'{path}: a job or model file must end in {", ".join(MODEL_SUFFIXES)}, seen "{path.suffix}". Fix: give '
-            f"a TOML file, renamed if need be.{nearby(path)}"
+            f'{path}: a job file must end in .toml and a model file in {", ".join(MODEL_SUFFIXES)}, seen '
+            f'"{path.suffix}". Fix: give such a file, renamed if need be.{nearby(path)}'
         )
     try:
         raw = tomllib.loads(text)
@@ -212,9 +252,15 @@ def _resolve(flat: dict[str, Any], net: ReactionNetwork, where: str, need_end: b
 
 def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
     """Give the keys that were left at "auto" their values where these depend on the job alone."""
+    for key, most in (("sampling.exact_states", 200_000), ("network.support_states", 300_000)):
+        if values[key] == "auto":
+            # What costs is not a state but a prefix, of which one or two species have few.
+            values[key] = _FEW_SPECIES_STATES if net.S <= 2 else most
     insists = [f"{key} = {word}" for key, word in _EXACT.items() if json.dumps(values[key]) == word]
-    few = False
-    if values["solver.scheme"] in ("auto", "tdvp") or insists:
+    few = bool(insists)
+    if any(net.auto_limits):
+        pass  # how many states there are is known when the limits are
+    elif values["solver.scheme"] in ("auto", "tdvp") or insists:
         few = _few_states(values, net)
         if insists and not few:
             reason = f"more than sampling.exact_states = {values['sampling.exact_states']} states can be reached"
@@ -224,8 +270,8 @@ def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
                 f'{where}: {insists[0]} needs sums over all reachable states, but {reason}: leave both at "auto", or '
                 "raise sampling.exact_states."
             )
-        if values["solver.scheme"] == "auto":
-            values["solver.scheme"] = "tdvp" if few or net.S >= _MANY else "projection"
+    if values["solver.scheme"] == "auto":
+        values["solver.scheme"] = "tdvp" if few or net.S >= _MANY else "projection"
     tdvp = values["solver.scheme"] == "tdvp"
     if tdvp and values["solver.integrator"] == "auto" and (few or net.S >= _MANY):
         values["solver.integrator"] = "exponential" if few else "waveform"

@@ -62,7 +62,12 @@ KEYS: dict[str, Key] = {
         "the distance; for weak correlations over many reactions, at several times the cost",
     ),
     "network.support_states": Key(
-        "int", 300_000, "enumerate the reachable states for an exact support up to this many", low=1, high=20_000_000
+        "int",
+        "auto",
+        'enumerate the reachable states for an exact support up to this many; "auto": 300,000, for one or two species '
+        "1,500,000",
+        low=1,
+        high=20_000_000,
     ),
     "solver.scheme": Key(
         "word",
@@ -133,7 +138,13 @@ KEYS: dict[str, Key] = {
     "solver.start_states": Key("int", 20_000, "most states of that exact short-time law", low=1, high=5_000_000),
     "solver.start_epochs": Key("int", 1500, "gradient steps that fit the network to its start", low=1),
     "sampling.exact": Key("switch", "auto", 'tdvp: sum over all reachable states; "auto": where they are few'),
-    "sampling.exact_states": Key("int", 200_000, "most states that are summed exactly", low=1, high=20_000_000),
+    "sampling.exact_states": Key(
+        "int",
+        "auto",
+        'most states that are summed exactly; "auto": 200,000, for one or two species, whose sums are cheap, 1,500,000',
+        low=1,
+        high=20_000_000,
+    ),
     "sampling.samples": Key(
         "int",
         "auto",

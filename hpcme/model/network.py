@@ -12,20 +12,25 @@ from types import MappingProxyType
 import numpy as np
 
 from hpcme.errors import InputError, did_you_mean
+from hpcme.model import event as event_rules
 from hpcme.model.conservation import ConservationLaws, find_laws
+from hpcme.model.event import Event
 from hpcme.model.expression import compile_program, read_value
 from hpcme.model.initial import InitialLaw, ProductLaw
 from hpcme.model.reaction import LAW_TEXT, LAWS, Reaction
-from hpcme.model.startlaw import count_pmf, is_whole, joint_table
+from hpcme.model.readout import check_readouts, readout_values
+from hpcme.model.startlaw import count_pmf, is_whole, joint_table, largest_count
 from hpcme.model.switching import switch_times
 from hpcme.model.tables import PropensityTables, program_depth
 from hpcme.model.tree import TIME_NAME, Expr
 from hpcme.model.writer import canonical_text
 
-__all__ = ["LARGEST_LIMIT", "LAWS", "LAW_TEXT", "Reaction", "ReactionNetwork", "read_limit"]
+__all__ = ["AUTO", "LARGEST_LIMIT", "LAWS", "LAW_TEXT", "Reaction", "ReactionNetwork", "read_limit"]
 
 #: Largest `max` of a species: tables over 0..max (starting laws, marginals) must fit in memory.
 LARGEST_LIMIT = 1_000_000
+#: How a model says that the largest count of a species is to be found (leaving max out says the same).
+AUTO = "auto"
 
 
 class ReactionNetwork:
@@ -39,10 +44,17 @@ class ReactionNetwork:
     name, law, description, time_unit : text; law is "combinatorial" or "power".
     species : names, length S.           reactions : tuple of Reaction, length R.
     parameters : name -> float.          parameter_exprs : name -> Expr as written.
-    limits : int64 [S], counts of species i run 0..limits[i] inclusive.
+    limits : int64 [S], counts of species i run 0..limits[i] inclusive. InputError while some are automatic
+        (max = "auto"): hpcme.exact.limits.resolve_limits gives the same network with numbers.
+    auto_limits : tuple of S bools, which limits are automatic.
+    bounds : int64 [S], the limits, with LARGEST_LIMIT in place of automatic ones.
     initial : InitialLaw.                initial_spec : the same as written (canonical text is made from it).
     s : int64 [R, S], state changes.     tables : PropensityTables.
     time_dependent : True when any propensity reads t.
+    events : tuple of Event, sorted by time; those of one time are applied one after the other, as written.
+    written_events : the same in the order written.
+    readouts : name -> Expr of species and parameters, reported beside the species.
+    notes : what a reader of other formats (SBML) did to the model, in words; no part of the text or of equality.
     source : where it was read, for messages.
 
     The arrays are plain and writeable, because numba and torch treat read-only ones apart; never write into
@@ -51,7 +63,8 @@ class ReactionNetwork:
     Raises
     ------
     InputError : a rate names a species or something unknown, evaluates to a negative or non-finite number, a
-        reaction changes nothing, a limit lies below the start.
+        reaction changes nothing, a limit lies below the start; an event or readout that means nothing
+        (hpcme/model/event.py, readout.py).
     """
 
     def __init__(
@@ -62,11 +75,14 @@ class ReactionNetwork:
         species: Sequence[str],
         parameter_exprs: Mapping[str, Expr],
         reactions: Sequence[Reaction],
-        limits: Sequence[int],
+        limits: Sequence[int | None],
         initial_spec: Mapping,
         description: str = "",
         time_unit: str = "1",
         source: str = "model",
+        events: Sequence[Event] = (),
+        readouts: Mapping[str, Expr] = MappingProxyType({}),
+        notes: Sequence[str] = (),
     ) -> None:
         self.name, self.law, self.source = name, law, source
         self.description, self.time_unit = description, time_unit
@@ -74,12 +90,18 @@ class ReactionNetwork:
         self.parameter_exprs = MappingProxyType(dict(parameter_exprs))
         self.parameters = MappingProxyType(evaluate_parameters(self.parameter_exprs, self.species, source))
         self.reactions = tuple(reactions)
-        self.limits = _integers(limits)
+        self.auto_limits = tuple(limit is None for limit in limits)
+        self.bounds = _integers([LARGEST_LIMIT if limit is None else limit for limit in limits])
         self.initial_spec = MappingProxyType(dict(initial_spec))
         self.initial = self._initial_law()
         self.s = self._state_changes()
         self.tables = self._tables()
         self.time_dependent = bool(self.tables.uses_t.any())
+        self.written_events = event_rules.checked_events(events, self, limits)
+        self.events = event_rules.in_order(self.written_events)
+        self.readouts = MappingProxyType(dict(readouts))
+        check_readouts(self.readouts, self)
+        self.notes = tuple(notes)
         self._switches: tuple[float, np.ndarray] = (0.0, np.zeros(0))
 
     @property
@@ -92,10 +114,21 @@ class ReactionNetwork:
         """Number of reactions."""
         return len(self.reactions)
 
+    @property
+    def limits(self) -> np.ndarray:
+        if any(self.auto_limits):
+            names = ", ".join(itertools.compress(self.species, self.auto_limits))
+            raise InputError(
+                f'{self.source}: max of {names} is "{AUTO}", and this needs numbers. Fix: give a job of this model an '
+                "end time (hpcme.load_job finds them), call hpcme.exact.limits.resolve_limits, or give max = largest "
+                "count"
+            )
+        return self.bounds
+
     @functools.cached_property
     def laws(self) -> ConservationLaws:
-        """Conservation laws and inequalities that every trajectory from the starting law obeys."""
-        return find_laws(self.s, self.initial)
+        """Conservation laws and inequalities that every trajectory from the starting law obeys, events included."""
+        return find_laws(self.s, self.initial, self.bounds, self._set_by_events())
 
     def switch_times(self, end: float) -> np.ndarray:
         """Times in (0, end) at which a rate may jump or have a kink in t, float64 [K]; see model/switching.py.
@@ -105,6 +138,19 @@ class ReactionNetwork:
         if self._switches[0] != end:
             self._switches = (end, switch_times(self, end))
         return self._switches[1]
+
+    def event_times(self, end: float) -> np.ndarray:
+        """Distinct times of events in (0, end], float64 [K], increasing."""
+        return event_rules.event_times(self.events, end)
+
+    def remap(self, n: np.ndarray, events: Event | Sequence[Event]) -> np.ndarray:
+        """Where one event, or several in turn, lead from states n (integers [B, S]): int64 [B, S]; limits are not
+        applied. InputError where a new value is no count; see model/event.py."""
+        return event_rules.remap(self, n, events)
+
+    def readout_values(self, n: np.ndarray) -> np.ndarray:
+        """Values of the readouts in the states n (integers [B, S]), float64 [B, K]."""
+        return readout_values(self, n)
 
     @functools.cached_property
     def text(self) -> str:
@@ -145,8 +191,8 @@ class ReactionNetwork:
         return ReactionNetwork(**self._parts() | {"parameter_exprs": exprs})
 
     def with_limits(self, limits: Mapping[str, object]) -> ReactionNetwork:
-        """The same network with other largest counts for some species."""
-        new = dict(zip(self.species, self.limits.tolist(), strict=True))
+        """The same network with other largest counts (or "auto") for some species."""
+        new = dict(zip(self.species, self._written_limits(), strict=True))
         for name, value in limits.items():
             if name not in new:
                 raise InputError(
@@ -156,28 +202,43 @@ class ReactionNetwork:
             new[name] = read_limit(value, f"{self.source}: limit of species {name}")
         return ReactionNetwork(**self._parts() | {"limits": list(new.values())})
 
+    def with_notes(self, notes: Sequence[str]) -> ReactionNetwork:
+        """The same network with other notes."""
+        return ReactionNetwork(**self._parts() | {"notes": notes})
+
     def _parts(self) -> dict:
-        keys = ("name", "law", "species", "reactions", "description", "time_unit", "source")
+        keys = ("name", "law", "species", "reactions", "description", "time_unit", "source", "notes")
         parts = {key: getattr(self, key) for key in keys}
         return parts | {
             "parameter_exprs": dict(self.parameter_exprs),
-            "limits": self.limits.tolist(),
+            "limits": self._written_limits(),
             "initial_spec": dict(self.initial_spec),
+            "events": self.written_events,
+            "readouts": dict(self.readouts),
         }
+
+    def _set_by_events(self) -> list[int]:
+        """Indices of the species that some event sets."""
+        return sorted(self.species.index(name) for name in event_rules.species_set(self.events))
+
+    def _written_limits(self) -> list[int | None]:
+        """The limits as the model has them; None for automatic ones."""
+        pairs = zip(self.bounds.tolist(), self.auto_limits, strict=True)
+        return [None if auto else limit for limit, auto in pairs]
 
     def _initial_law(self) -> InitialLaw:
         """From {"species": [count or law, ...]} or {"states": [[...]], "probabilities": [...]}."""
         if "states" in self.initial_spec:
             return joint_table(
-                self.initial_spec["states"], self.initial_spec["probabilities"], self.limits, self.species,
+                self.initial_spec["states"], self.initial_spec["probabilities"], self.bounds, self.species,
                 f"{self.source}: [initial]",
             )  # fmt: skip
-        laws = [
-            count_pmf(value, limit, f"{self.source}: species {name}, initial")
-            for name, value, limit in zip(
-                self.species, self.initial_spec["species"], self.limits.tolist(), strict=True
-            )
-        ]
+        laws = []
+        for i, (name, value) in enumerate(zip(self.species, self.initial_spec["species"], strict=True)):
+            where = f"{self.source}: species {name}, initial"
+            # Until an automatic limit has its number, the starting law is all that has to fit.
+            limit = largest_count(value, LARGEST_LIMIT, where) if self.auto_limits[i] else int(self.bounds[i])
+            laws.append(count_pmf(value, limit, where))
         return ProductLaw([pmf for pmf, _ in laws], [spec for _, spec in laws])
 
     def _where(self, k: int) -> str:
@@ -293,11 +354,13 @@ def evaluate_parameters(exprs: Mapping[str, Expr], species: Sequence[str], sourc
     return values
 
 
-def read_limit(value: object, where: str) -> int:
-    """A largest count: a whole number from 1 to a million."""
+def read_limit(value: object, where: str) -> int | None:
+    """A largest count: a whole number from 1 to a million; None for an automatic one ("auto", or not given)."""
+    if value is None or (isinstance(value, str) and value == AUTO):
+        return None
     if not is_whole(value):
         raise InputError(
-            f"{where}: max = {value!r} must be a whole number, the largest count (80 states are max = 79)"
+            f'{where}: max = {value!r} must be a whole number, the largest count (80 states are max = 79), or "{AUTO}"'
         )
     if not 1 <= int(value) <= LARGEST_LIMIT:  # type: ignore[call-overload]
         raise InputError(

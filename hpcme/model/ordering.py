@@ -39,13 +39,13 @@ def species_order(net: ReactionNetwork) -> list[str]:
     reads, changes = reads_and_changes(net)
     acts, flows = _edges(reads, changes), _edges(net.s < 0, net.s > 0)
     # A species that a reaction reads and leaves as it is acts on what changes; one way, where no chain leads back.
-    one_way = _edges(reads & ~changes, changes) & ~_chains(_cut(acts, net.limits)).T
+    one_way = _edges(reads & ~changes, changes) & ~_chains(_cut(acts, net.bounds)).T
     acting, flowing = _levels(one_way), _levels(flows)
     conserved = (net.laws.equalities != 0).any(axis=0)
     partners = _edges(reads, reads).sum(axis=1)
 
     def key(i: int) -> tuple[int, int, int, int]:
-        return acting[i], int(net.limits[i]), -flowing[i] if conserved[i] else flowing[i], -int(partners[i])
+        return acting[i], int(net.bounds[i]), -flowing[i] if conserved[i] else flowing[i], -int(partners[i])
 
     return [net.species[i] for i in sorted(range(net.S), key=key)]
 

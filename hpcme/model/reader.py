@@ -1,4 +1,4 @@
-"""Reading model files (TOML)."""
+"""Reading model files: TOML, and SBML and Antimony by their endings (sbml.py, antimony.py)."""
 
 from __future__ import annotations
 
@@ -9,50 +9,40 @@ from pathlib import Path
 
 from hpcme.errors import InputError, did_you_mean
 from hpcme.model.builder import ModelBuilder
+from hpcme.model.files import read_text
 from hpcme.model.network import ReactionNetwork
 
-LARGEST_FILE = 16 * 2**20
-
-_TABLES = ("model", "parameters", "species", "initial", "reactions")
+_TABLES = ("model", "parameters", "species", "initial", "reactions", "events", "readouts")
 _JOB_KEYS = frozenset({"time", "network", "solver", "sampling", "run", "output", "scan"})
 _MODEL_KEYS = ("name", "law", "description", "time_unit")
 _SPECIES_KEYS = ("initial", "max")
 _INITIAL_KEYS = ("states", "probabilities")
+_EVENT_KEYS = ("at", "set", "name")
 _REACTION_KEYS = ("equation", "rate", "propensity", "reverse_rate", "name")
 
 
-def load_model(path: str | os.PathLike) -> ReactionNetwork:
-    """Read a model file.
+def load_model(path: str | os.PathLike, *, limits: Mapping[str, object] | None = None) -> ReactionNetwork:
+    """Read a model file: TOML, SBML (.xml, .sbml) or Antimony (.ant).
+
+    limits: largest counts by species, for formats that do not hold them; in place of those of the file.
 
     Raises
     ------
-    InputError : the file cannot be read, is not TOML, or does not describe a network; the message names the
-        file, the key and value seen, what is allowed, and the fix.
+    InputError : the file cannot be read, is not what its ending says, or does not describe a network; the message names
+        the file, the key and value seen, what is allowed, and the fix.
     """
     path = Path(path)
-    if path.suffix.lower() in (".xml", ".sbml", ".ant"):
-        raise InputError(f"{path}: only TOML model files can be read here; convert the model to TOML (.toml)")
-    try:
-        size = path.stat().st_size
-        if size > LARGEST_FILE:
-            raise InputError(
-                f"{path}: {size} bytes is more than the {LARGEST_FILE} that a model file may have; give a "
-                "smaller file"
-            )
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such model file; give the path of a .toml file{nearby(path)}"
-        ) from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; give the path of a model file (.toml) in it") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
-        ) from None
-    return load_model_text(text, str(path), default_name=path.stem)
+    suffix = path.suffix.lower()
+    if suffix in (".xml", ".sbml"):
+        from hpcme.model.sbml import read_sbml
+
+        return read_sbml(path, limits)
+    if suffix == ".ant":
+        from hpcme.model.antimony import read_antimony
+
+        return read_antimony(path, limits)
+    network = load_model_text(read_text(path, "a .toml file"), str(path), default_name=path.stem)
+    return network.with_limits(limits) if limits else network
 
 
 def load_model_text(text: str, where: str = "model text", default_name: str = "model") -> ReactionNetwork:
@@ -80,6 +70,9 @@ def load_model_text(text: str, where: str = "model text", default_name: str = "m
     if "initial" in data:
         _read_initial(builder, _table(data, "initial", where), where)
     _read_reactions(builder, data.get("reactions"), where)
+    _read_events(builder, data.get("events", []), where)
+    for name, value in _table(data, "readouts", where, required=False).items():
+        builder.readout(name, value)
     return builder.build()
 
 
@@ -162,14 +155,18 @@ def _read_reactions(builder: ModelBuilder, value: object, where: str) -> None:
         )
 
 
+def _read_events(builder: ModelBuilder, value: object, where: str) -> None:
+    if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+        raise InputError(f"{where}: events must be tables [[events]] with double brackets, one per event")
+    for number, entry in enumerate(value, 1):
+        here = f"{where}: event {number}"
+        _check_keys(entry, _EVENT_KEYS, here)
+        for key, example in (("at", "at = 25"), ("set", "set = { X = 50 }")):
+            if key not in entry:
+                raise InputError(f"{here} has no {key}; add for example {example}")
+        builder.event(entry["at"], entry["set"], entry.get("name", ""))
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def nearby(path: Path) -> str:
-    """Did-you-mean over the TOML files beside a missing one; '' when none is close."""
-    try:
-        return did_you_mean(path.name, [file.name for file in path.parent.glob("*.toml")])
-    except OSError:
-        return ""

@@ -59,6 +59,32 @@ def count_pmf(value: object, limit: int, where: str) -> tuple[np.ndarray, int | 
     return pmf, {kind: plain}
 
 
+def largest_count(value: object, most: int, where: str) -> int:
+    """The largest count of a starting law, at least 1; of a Poisson law the one beyond which less than 1e-15 lies.
+
+    InputError for a law that goes beyond `most`. What is not an allowed form gives 1: count_pmf says what is wrong.
+    """
+    kind, argument = next(iter(value.items())) if isinstance(value, Mapping) and len(value) == 1 else ("", value)
+    try:
+        if kind == "poisson":
+            mean = float(argument)
+            # Chernoff: P(X >= mean + y) <= exp(-y^2 / (2 mean + 2 y / 3)), here at most exp(-35).
+            found = math.ceil(mean + 35 / 3 + math.sqrt((35 / 3) ** 2 + 70 * mean)) if mean > 0 else 0
+        else:
+            found = {"binomial": lambda law: law["n"], "uniform": lambda law: law[1],
+                     "table": lambda law: len(law) - 1, "": lambda count: count}[kind](argument)  # fmt: skip
+        found = int(found)
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+        return 1
+    if found > most:
+        raise InputError(
+            f"{where} = {dict(value) if isinstance(value, Mapping) else value!r}: this law goes up to a count of "
+            f"{found}, beyond the largest limit {most}. Fix: use a larger unit (such as hundreds of molecules), and "
+            "scale the rates"
+        )
+    return max(1, found) if found >= 0 else most
+
+
 def _point(count: int, limit: int, where: str) -> np.ndarray:
     if count < 0:
         raise InputError(f"{where} = {count}: a count cannot be negative; give 0..{limit}")

@@ -23,6 +23,7 @@ _OPCODE_NAMES = (
     "MIN", "MAX",
     "EXP", "LOG", "LOG10", "SQRT", "SIN", "COS", "TAN", "TANH", "ABS", "FLOOR", "CEIL",
     "SELECT",
+    "ASIN", "ACOS", "ATAN",
 )  # fmt: skip
 
 #: Opcode numbers, shared with the kernels. CONST pushes `arg`, SPECIES pushes n[arg], TIME pushes t. Binary
@@ -36,7 +37,10 @@ OPCODES: dict[str, int] = {name: number for number, name in enumerate(_OPCODE_NA
 ARITY: dict[str, int] = {
     **dict.fromkeys(("CONST", "SPECIES", "TIME"), 0),
     **dict.fromkeys(
-        ("NEG", "NOT", "EXP", "LOG", "LOG10", "SQRT", "SIN", "COS", "TAN", "TANH", "ABS", "FLOOR", "CEIL"), 1
+        (
+            "NEG", "NOT", "EXP", "LOG", "LOG10", "SQRT", "SIN", "COS", "TAN", "TANH", "ABS", "FLOOR", "CEIL", "ASIN",
+            "ACOS", "ATAN",
+        ), 1
     ),
     **dict.fromkeys(
         ("ADD", "SUB", "MUL", "DIV", "POW", "LT", "LE", "GT", "GE", "EQ", "NE", "AND", "OR", "MIN", "MAX"), 2

@@ -20,7 +20,7 @@ TIME_NAME = "t"
 #: Functions of one argument and the opcode of each.
 UNARY_FUNCTIONS = {
     "exp": "EXP", "log": "LOG", "log10": "LOG10", "sqrt": "SQRT", "sin": "SIN", "cos": "COS", "tan": "TAN",
-    "tanh": "TANH", "abs": "ABS", "floor": "FLOOR", "ceil": "CEIL",
+    "tanh": "TANH", "asin": "ASIN", "acos": "ACOS", "atan": "ATAN", "abs": "ABS", "floor": "FLOOR", "ceil": "CEIL",
 }  # fmt: skip
 
 BINARY_SYMBOLS = {
@@ -60,7 +60,8 @@ _EVALUATE: dict[str, Callable] = {
     "NOT": lambda a: _number(~_truth(a)),
     "MIN": np.minimum, "MAX": np.maximum,
     "EXP": np.exp, "LOG": np.log, "LOG10": np.log10, "SQRT": np.sqrt, "SIN": np.sin, "COS": np.cos,
-    "TAN": np.tan, "TANH": np.tanh, "ABS": np.abs, "FLOOR": np.floor, "CEIL": np.ceil,
+    "TAN": np.tan, "TANH": np.tanh, "ASIN": np.arcsin, "ACOS": np.arccos, "ATAN": np.arctan,
+    "ABS": np.abs, "FLOOR": np.floor, "CEIL": np.ceil,
     "SELECT": lambda c, a, b: np.where(_truth(c), a, b),
 }  # fmt: skip
 
@@ -136,6 +137,16 @@ class Expr:
         if not self.args:
             return self
         return Expr(self.op, tuple(arg.bind(values) for arg in self.args))
+
+    def substitute(self, values: Mapping[str, Expr], time: Expr | None = None) -> Expr:
+        """Replace names by expressions, all at once, and the time `t` by `time` where given; other names stay."""
+        if self.op == "NAME":
+            return values.get(self.name, self)
+        if self.op == "TIME":
+            return self if time is None else time
+        if not self.args:
+            return self
+        return Expr(self.op, tuple(arg.substitute(values, time) for arg in self.args))
 
     def fold(self) -> Expr:
         """Replace every sub-expression of constants by its value, and a SELECT on a constant by its

@@ -4,6 +4,7 @@ written."""
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from hpcme.model.tree import Expr, number_text
 
 if TYPE_CHECKING:
     from hpcme.model.network import ReactionNetwork
+
+#: Namespace of what hpcme keeps of a network in the annotation of an SBML file.
+ANNOTATION = "urn:hpcme:network:1"
 
 
 def canonical_text(net: ReactionNetwork, description: bool = True) -> str:
@@ -30,7 +34,8 @@ def canonical_text(net: ReactionNetwork, description: bool = True) -> str:
     law = net.initial
     for i, name in enumerate(net.species):
         start = f"initial = {law_text(law.specs[i])}, " if isinstance(law, ProductLaw) else ""
-        lines.append(f"{name} = {{ {start}max = {net.limits[i]} }}")
+        largest = quoted("auto") if net.auto_limits[i] else net.bounds[i]
+        lines.append(f"{name} = {{ {start}max = {largest} }}")
     if isinstance(law, TableLaw):
         rows = ", ".join(str(row) for row in law.states.tolist())
         lines += ["", "[initial]", f"states = [{rows}]"]
@@ -43,7 +48,19 @@ def canonical_text(net: ReactionNetwork, description: bool = True) -> str:
             lines.append(f"propensity = {_value(reaction.propensity)}")
         if reaction.name:
             lines.append(f"name = {quoted(reaction.name)}")
+    for event in net.written_events:
+        sets = ", ".join(f"{name} = {_value(expr)}" for name, expr in event.assignments.items())
+        lines += ["", "[[events]]", f"at = {_value(event.when)}", f"set = {{ {sets} }}"]
+        if event.name:
+            lines.append(f"name = {quoted(event.name)}")
+    if net.readouts:
+        lines += ["", "[readouts]", *(f"{name} = {_value(expr)}" for name, expr in net.readouts.items())]
     return "\n".join(lines) + "\n"
+
+
+def written_limits(net: ReactionNetwork) -> dict[str, object]:
+    """`max` of every species as the text of the network has it."""
+    return {name: table["max"] for name, table in tomllib.loads(net.text)["species"].items()}
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 
 from hpcme.errors import InputError
 from hpcme.kernels.reach import reachable
+from hpcme.model.event import remaps
 from hpcme.model.influence import distances
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.ordering import resolved_order
@@ -19,6 +20,7 @@ from hpcme.networks.basis import Basis
 from hpcme.networks.gru import GRU
 from hpcme.networks.made import MADE
 from hpcme.networks.nade import NADE
+from hpcme.networks.remapped import RemappedLaw
 from hpcme.networks.transformer import Transformer
 
 KINDS: dict[str, type[VAN]] = {"basis": Basis, "gru": GRU, "made": MADE, "transformer": Transformer, "nade": NADE}
@@ -99,13 +101,15 @@ def build_support(net: ReactionNetwork, order: list[int], max_states: int, end: 
 
 
 def enumerate_reachable(net: ReactionNetwork, max_states: int, end: float) -> np.ndarray | None:
-    """Reachable states within the limits, int32 [M, S], or None when there are more than max_states.
+    """Reachable states within the limits, int32 [M, S], through events until `end` too, or None when there are more
+    than max_states.
 
     The last answer is remembered: reading a job, its support and its solver all ask for the same states. Never write
     into them.
     """
     global _last
-    end = end if net.time_dependent else 0.0
+    if not net.time_dependent:
+        end = float(max(net.event_times(end), default=0.0))
     if _last is not None and _last.net() is net and _last.end == end:
         if _last.states is not None:
             return _last.states if len(_last.states) <= max_states else None
@@ -134,8 +138,9 @@ def _enumerate(net: ReactionNetwork, max_states: int, end: float) -> np.ndarray 
     except InputError:
         return None  # the start alone has more states than that
     states, complete = reachable(
-        start, net.tables, net.s, net.limits, max_states, times=probe_times(end) if net.time_dependent else None
-    )
+        start, net.tables, net.s, net.limits, max_states, times=probe_times(end) if net.time_dependent else None,
+        remaps=remaps(net, end),
+    )  # fmt: skip
     return states if complete else None
 
 
@@ -154,13 +159,16 @@ def parameters_of(network: VAN) -> dict[str, np.ndarray]:
 
 
 def load_law(spec: dict[str, Any], arrays: dict[str, np.ndarray], net: ReactionNetwork) -> StoredLaw:
-    """The law that a report stored: the model's initial law, a table of states, or a network."""
+    """The law that a report stored: the model's initial law, a table, a network, or what events made of one."""
     if spec["kind"] == "initial":
         return StoredLaw(net.initial)
     if spec["kind"] == "table":
         from hpcme.model.initial import TableLaw
 
         return StoredLaw(TableLaw(arrays["states"], arrays["p"], net.limits))
+    if spec["kind"] == "remapped":
+        before = load_law(spec["of"], arrays, net).law
+        return StoredLaw(RemappedLaw(net, before, spec["t"], spec["lost"]))
     network = build_network(spec, net)
     _refuse_unfitting(network.state_dict(), arrays)
     network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})

@@ -15,6 +15,7 @@ from hpcme.scan.design import Axis
 from hpcme.scan.ranges import shown
 from hpcme.scan.states import states_of
 from hpcme.scan.tasks import Scan
+from hpcme.store.files import Manifest
 from hpcme.store.merged import MERGED, Cell, Content, MergedAxis, merged_name, text_array, write_merged
 
 
@@ -38,10 +39,18 @@ def merge(scan: Scan, out: Path | None, progress: Callable[[float], None] = lamb
         "scan": json.dumps([asdict(axis) for axis in scan.axes]), "hpcme": hpcme.__version__,
     }  # fmt: skip
     content = Content(
-        [_axis(axis) for axis in scan.axes], cells, shared["species"], shared["limits"],
+        [_axis(axis) for axis in scan.axes], cells, shared["species"], _limits(cells, shared["limits"]),
         np.array(shared["report_times"]), shared["units"], texts,
     )  # fmt: skip
     return path, write_merged(path, content, progress)
+
+
+def _limits(cells: list[Cell], limits: list[int]) -> list[int]:
+    """The largest limits of the finished tasks: automatic ones differ from task to task."""
+    for cell in cells:
+        if cell.state == "done":
+            limits = [max(pair) for pair in zip(limits, Manifest.load(cell.folder).limits, strict=True)]
+    return limits
 
 
 def _axis(axis: Axis) -> MergedAxis:

@@ -44,7 +44,7 @@ def find_warm(place: Path, job: Job) -> Warm | None:
 
 def nearest_finished(scan: Scan, job: Job) -> Path | None:
     """The run folder of the finished task that is nearest to the one of this job. Raises InputError when it is none."""
-    own = next((t for t in scan.tasks if (t.model_hash, t.job_hash) == (job.net.hash, job.hash)), None)
+    own = next((t for t in scan.tasks if (t.model_hash, t.job_hash) == (job.model.hash, job.hash)), None)
     if own is None:
         raise InputError(
             f"run.warm = {str(scan.folder)!r}: this job is none of the tasks of that scan. Fix: name a run folder."

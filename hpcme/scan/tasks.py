@@ -156,7 +156,7 @@ def make_scan(path: Path, overrides: Mapping[str, Any], out: str | None, *, warm
     for axis in axes:
         for key in set(axis.keys) & set(overrides):
             raise InputError(f"--set {key}: this key is an axis of the scan in {path}. Fix: leave --set out.")
-    flat = flatten_job(raw, str(path)) | dict(overrides) | {"model": base.net.text}
+    flat = flatten_job(raw, str(path)) | dict(overrides) | {"model": base.model.text}
     flat.pop("output.dir", None)
     folder = Path(out) if out else base.out
     if warm:
@@ -219,7 +219,7 @@ def open_scan(place: Path) -> Scan:
 def _shared(base: Job) -> dict[str, Any]:
     return {
         "species": list(base.net.species), "limits": base.net.limits.tolist(), "units": base.net.time_unit,
-        "report_times": base.report_times.tolist(), "model_text": base.net.text, "base_text": base.text(),
+        "report_times": base.report_times.tolist(), "model_text": base.model.text, "base_text": base.text(),
     }  # fmt: skip
 
 
@@ -232,7 +232,7 @@ def _task(number: int, settings: dict[str, Any], flat: dict[str, Any], path: Pat
         job = load_job(nested(flat | settings), where=where)
     except InputError as error:
         return Task(number, settings, name, "", "", str(error))
-    return Task(number, settings, name, job.net.hash, job.hash, "", text)
+    return Task(number, settings, name, job.model.hash, job.hash, "", text)
 
 
 def _write_if_new(path: Path, text: str) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from hpcme.errors import InputError, OutputError, did_you_mean
 
 MANIFEST = "manifest.json"
+LIMITS = "automatic_limits"  # of the provenance: how automatic limits were found (exact.limits.LimitsReport)
 FORMAT = "hpcme-run"
 FORMAT_VERSION = 1
 ENTRY_KINDS = ("report", "series", "checkpoint", "results")

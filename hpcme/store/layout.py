@@ -4,6 +4,7 @@ results.h5 (format "hpcme-results", version 1; T report times, S species, N samp
     /time [T], /species [S], /species_2 [S], /sample [N]         dimension scales
     /step [T], /limits [S], /samples_count [T]
     /moments/mean, mean_se, sd_se [T,S], covariance, covariance_se [T,S,S]
+    /readouts/mean, mean_se, sd, sd_se [T,K]                     readouts of the model, with the scale /readout [K]
     /marginals/X, X.se [T,count] with the scale X.count          one of each per species X
     /samples [T,N,S] int32 (rows past samples_count are -1), /samples_weight [T,N]
     /networks/I/spec (JSON), /networks/I/parameters/...          network of report I
@@ -32,6 +33,7 @@ SEGMENT_FORMAT = "hpcme-segment"
 SEGMENT_VERSION = 1
 DEFAULT_TIME_UNIT = "model time unit"
 MOMENTS = ("mean", "mean_se", "sd_se", "covariance", "covariance_se")
+READOUTS = ("mean", "mean_se", "sd", "sd_se")  # of a readout, in this order
 
 # name: (units, long_name); "T" stands for the model's time unit
 DATASETS = {
@@ -49,6 +51,11 @@ DATASETS = {
     "sd_se": ("molecules", "standard error of the standard deviation"),
     "covariance": ("molecules^2", "covariance of counts"),
     "covariance_se": ("molecules^2", "standard error of the covariance"),
+    "readout": ("1", "readout name"),
+    "readout_mean": ("1", "mean of the readout"),
+    "readout_mean_se": ("1", "standard error of the mean of the readout"),
+    "readout_sd": ("1", "standard deviation of the readout"),
+    "readout_sd_se": ("1", "standard error of the standard deviation of the readout"),
     "count": ("molecules", "count"),
     "marginal": ("1", "marginal probability"),
     "marginal_se": ("1", "standard error of the marginal probability"),
@@ -114,6 +121,7 @@ class Report:
     marginals, marginals_se: per species, float64 [limits_i + 1] (longer where a law has no upper limit).
     network: None or {"spec": JSON text, "parameters": {name: array}}, what networks.build.load_law reads.
     extra: scalars by name.
+    readouts: by name, float64 [4], its moments in the order of READOUTS; NaN where a readout has no value.
     """
 
     index: int
@@ -130,6 +138,7 @@ class Report:
     network: dict[str, Any] | None = None
     extra: dict[str, float] = field(default_factory=dict)
     step: int = 0
+    readouts: dict[str, np.ndarray] = field(default_factory=dict)
 
     def conform(self, species: int) -> Report:
         """Return the report with the dtypes of the file; InternalError if a shape is wrong.
@@ -167,6 +176,10 @@ class Report:
             network=self.network,
             extra=extra,
             step=int(self.step),
+            readouts={
+                str(name): _float(self.index, f"readout {name}", values, (len(READOUTS),))
+                for name, values in self.readouts.items()
+            },
         )
 
 

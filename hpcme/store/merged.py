@@ -239,8 +239,11 @@ class _Writer:
             arrays = {name: source.moments(name) for name in _MOMENTS if not name.startswith("sd")}
             variance = np.diagonal(arrays["covariance"], axis1=1, axis2=2)
             arrays |= {"sd": np.sqrt(np.maximum(variance, 0.0)), "sd_se": source.moments("sd_se")}
-            for name in self.content.species:
-                arrays[f"marginal_{name}"], arrays[f"marginal_{name}.se"] = source.marginals(name)
+            for name, limit in zip(self.content.species, self.content.limits, strict=True):
+                for suffix, table in zip(("", ".se"), source.marginals(name), strict=True):
+                    # A task with a smaller automatic limit has no counts above it.
+                    short = max(0, limit + 1 - table.shape[1])
+                    arrays[f"marginal_{name}{suffix}"] = np.pad(table, ((0, 0), (0, short)))
             arrays |= {f"extra_{name}": values for name, values in source.extras().items()}
             if not np.array_equal(source.times(), self.content.times):
                 raise InputError(f"{source.path} has other report times than the scan.")

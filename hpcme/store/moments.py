@@ -12,6 +12,7 @@ The last two are the delta method (large N); c_ij = sum w d_i d_j. A species tha
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +98,29 @@ def law_moments(states: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarr
         d = states[k].astype(np.float64) - mean
         covariance += (d * w[k, None]).T @ d
     return mean, covariance
+
+
+def readout_moments(
+    names: Iterable[str], values: np.ndarray, weights: np.ndarray | None = None, *, exact: bool = False
+) -> dict[str, np.ndarray]:
+    """Moments of readouts by name, float64 [4] each: mean, mean_se, sd, sd_se (layout.READOUTS).
+
+    values float64 [N,K] of N samples or, with exact=True, of N states with probabilities `weights`, whose moments have
+    no errors. A readout that has no finite value in some of them has NaN.
+    """
+    if exact and weights is not None:
+        values, weights = values[weights > 0], weights[weights > 0]
+    found = {}
+    for name, column in zip(names, values.T, strict=True):
+        if not np.isfinite(column).all():
+            found[name] = np.full(4, np.nan)
+        elif exact:
+            mean, covariance = law_moments(column[:, None], weights)
+            found[name] = np.array([mean[0], 0.0, np.sqrt(covariance[0, 0]), 0.0])
+        else:
+            m = sample_moments(column[:, None], weights)
+            found[name] = np.array([m.mean[0], m.mean_se[0], m.sd[0], m.sd_se[0]])
+    return found
 
 
 def histogram(counts: np.ndarray, weights: np.ndarray | None, length: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hpcme.errors import InputError, did_you_mean
 from hpcme.store.files import MANIFEST, Entry, Manifest, MissingFile
-from hpcme.store.layout import DATASETS, DEFAULT_TIME_UNIT, RESULTS, attributes
+from hpcme.store.layout import DATASETS, DEFAULT_TIME_UNIT, READOUTS, RESULTS, attributes
 from hpcme.store.moments import normalised_weights
 from hpcme.store.segments import read_segment
 from hpcme.store.sources import ResultsSource, SegmentSource, Source
@@ -228,6 +228,27 @@ class Run:
         """Standard errors of the standard deviations float64 [T,S]."""
         return self._moments("sd_se")
 
+    @property
+    def readouts(self) -> list[str]:
+        """Names of the model's readouts, in its order."""
+        stored = self._stored_readouts()
+        return [name for name in self.model().readouts if name in stored] if stored else []
+
+    def readout(self, name: str) -> dict[str, np.ndarray]:
+        """"mean", "sd" and their standard errors "mean_se", "sd_se" of a readout, float64 [T] each; errors are zero for
+        exact laws, and all are NaN where the readout has no value. Raises InputError for an unknown name."""
+        stored = self._stored_readouts()
+        if name not in stored:
+            raise InputError(
+                f'there is no readout "{name}" in {self.path}: it has {", ".join(stored) or "none"}.'
+                + did_you_mean(name, stored)
+            )
+        return {what: stored[name][:, j] for j, what in enumerate(READOUTS)}
+
+    def _stored_readouts(self) -> dict[str, np.ndarray]:
+        found = self._cached("readouts", lambda source: source.readouts())
+        return {name: values[: self._number] for name, values in found.items()}
+
     def index(self, t: float | None = None) -> int:
         """Number of the report at time t (None: the last). InputError lists the nearest stored times."""
         times = self.times
@@ -320,7 +341,7 @@ class Run:
         found = []
         for k, t in enumerate(self.times):
             stored = self._read(lambda source, k=k: source.network(k))
-            if stored is not None and json.loads(stored["spec"])["kind"] not in ("initial", "table"):
+            if stored is not None and json.loads(stored["spec"])["kind"] not in ("initial", "table", "remapped"):
                 found.append((float(t), stored["spec"], stored["parameters"]))
         return found
 
@@ -369,6 +390,12 @@ class Run:
                 np.array(rows),
                 attributes("marginal", unit),
             )
+        if self.readouts:
+            parts = [self.readout(name) for name in self.readouts]
+            for what in READOUTS:
+                about = attributes(f"readout_{what}", unit)
+                values = np.stack([part[what] for part in parts], axis=1)
+                data[f"readout_{what}"] = (("time", "readout"), values, about)
         for name, column in self.series().items():
             data[f"series_{name}"] = (("row",), column)
         for name, values in self.extra().items():
@@ -378,5 +405,7 @@ class Run:
             "species": self.species,
             "species_2": self.species,
         }
+        if self.readouts:
+            coords["readout"] = self.readouts
         facts = {"kind": self.kind, "uuid": self.uuid, "status": self.status}
         return xarray.Dataset(data, coords=coords, attrs=facts)

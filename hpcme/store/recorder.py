@@ -11,27 +11,35 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpcme.dynamics.relaunch import After
 from hpcme.dynamics.sampler import Shards
 from hpcme.errors import Fault, InputError
 from hpcme.model.initial import ProductLaw
+from hpcme.model.network import ReactionNetwork
 from hpcme.networks.base import VAN
 from hpcme.networks.build import parameters_of
 from hpcme.parallel.world import World
 from hpcme.store.layout import Report
-from hpcme.store.moments import law_moments, sample_moments
+from hpcme.store.moments import law_moments, readout_moments, sample_moments
 from hpcme.store.writer import RunWriter
 
 _CHUNK = 4096  # rows whose conditionals are held at once
+_STATES = 50_000  # states that are evaluated at once
 
 
 class Recorder:
     """Collects what happens between two commits and hands it to the writer of rank 0.
 
     writer: RunWriter on rank 0, None elsewhere. spec: the network's description (`networks.build.network_spec`).
+    states: int32 [M, S], all reachable ones, where reports are sums over them; None where they are of samples.
     """
 
-    def __init__(self, job, world: World, writer: RunWriter | None, spec: dict[str, Any], shards: Shards) -> None:
+    def __init__(
+        self, job, world: World, writer: RunWriter | None, spec: dict[str, Any], shards: Shards,
+        states: torch.Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.job, self.world, self.writer, self.spec, self.shards = job, world, writer, spec, shards
+        self.states = states
         self.rows: list[dict[str, float]] = []
         self.reports: list[Report] = []
 
@@ -41,12 +49,21 @@ class Recorder:
             self.rows.append(values)
 
     def report(self, index: int, t: float, step: int, network: VAN, extra: dict[str, float]) -> None:
-        """Sample the network and keep a report of its law at time t. Collective."""
-        report = sampled_report(self.job, self.world, self.shards, index, t, step, network)
+        """Keep a report of the network's law at time t, summed over its states or of samples. Collective."""
+        if self.states is None:
+            report = sampled_report(self.job, self.world, self.shards, index, t, step, network)
+        else:
+            report = summed_report(self.job, self.world, self.shards, self.states, index, t, step, network)
         if report is not None:
             report.network = {"spec": json.dumps(self.spec), "parameters": parameters_of(network)}
             report.extra.update(extra)
             self.reports.append(report)
+
+    def remapped(self, index: int, step: int, after: After, extra: dict[str, float]) -> None:
+        """Keep a report of the law right after events (`hpcme.dynamics.relaunch`), the same on every rank."""
+        if self.writer is not None:
+            self.reports.append(remapped_report(self.job, self.spec, index, step, after))
+            self.reports[-1].extra.update(extra)
 
     def start(self) -> None:
         """Keep the report at t = 0: the exact initial law."""
@@ -106,17 +123,75 @@ def sampled_report(
         index=index, time=t, samples=n[: job["output.samples"]], weights=None, mean=m.mean, mean_se=m.mean_se,
         covariance=m.covariance, covariance_se=m.covariance_se, sd_se=m.sd_se, marginals=marginals,
         marginals_se=errors, extra={"entropy": flat[0] / N}, step=step,
+        readouts=readout_moments(job.net.readouts, job.net.readout_values(n)),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def summed_report(
+    job, world: World, shards: Shards, states: torch.Tensor, index: int, t: float, step: int, network: VAN
+) -> Report | None:
+    """Moments and marginals of a network, sums over all reachable states int32 [M, S] (the same on every rank) without
+    standard errors, and samples; a Report on rank 0, None elsewhere. Collective."""
+    mine = world.part(len(states))
+    logq = torch.zeros(len(states), dtype=torch.float64, device=states.device)
+    logq[mine] = torch.cat([network.log_prob(part).double() for part in states[mine].split(_STATES)])
+    logq = world.sum_(logq).cpu().numpy()
+    rows = -(-max(1, job["output.samples"]) // shards.total)
+    u = shards.uniforms("report", step, index, rows, network.S)
+    gathered = world.gather(torch.cat([network.sample(part)[0] for part in u.split(_CHUNK)]).cpu().numpy())
+    q = np.exp(logq)
+    if not np.isfinite(q.sum()):
+        raise Fault(f"the report at t = {t:g} has numbers that are not finite.")
+    if gathered is None:
+        return None
+    q, logq = q / q.sum(), np.where(q > 0.0, logq, 0.0)
+    return Report(
+        index=index, time=t, samples=np.concatenate(gathered)[: job["output.samples"]], weights=None,
+        extra={"entropy": -float(q @ logq)}, step=step, **_exact_moments(job.net, states.cpu().numpy(), q),
+    )  # fmt: skip
+
+
+def _exact_moments(net: ReactionNetwork, states: np.ndarray, p: np.ndarray) -> dict[str, Any]:
+    """What a report says about a law that is known, states int32 [M, S] with p float64 [M]: no standard errors."""
+    mean, covariance = law_moments(states, p)
+    zero = np.zeros(net.S)
+    marginals = [np.bincount(states[:, i], weights=p, minlength=limit + 1) for i, limit in enumerate(net.limits)]
+    return {
+        "mean": mean, "mean_se": zero, "covariance": covariance, "covariance_se": np.zeros_like(covariance),
+        "sd_se": zero, "marginals": marginals, "marginals_se": [np.zeros_like(m) for m in marginals],
+        "readouts": readout_moments(net.readouts, net.readout_values(states), p, exact=True),
+    }  # fmt: skip
+
+
+def remapped_report(job, spec: dict[str, Any], index: int, step: int, after: After) -> Report:
+    """The law right after events as a report: of all its states, without standard errors, or of samples of it."""
+    law, states, p = after.law, after.states, after.p
+    u = np.random.default_rng([job["run.seed"], index]).random((max(1, job["output.samples"]), job.net.S))
+    moments = _exact_moments(job.net, states, p)
+    if not after.exact:
+        m, marginals = sample_moments(states), moments["marginals"]
+        moments |= {
+            "mean": m.mean, "mean_se": m.mean_se, "covariance": m.covariance, "covariance_se": m.covariance_se,
+            "sd_se": m.sd_se, "marginals_se": [np.sqrt(q * (1.0 - q) / len(p)) for q in marginals],
+            "readouts": readout_moments(job.net.readouts, job.net.readout_values(states)),
+        }  # fmt: skip
+    described = {"kind": "remapped", "of": spec, "t": after.t, "lost": after.lost}
+    return Report(
+        index=index, time=after.t, samples=law.sample(u)[: job["output.samples"]], weights=None, extra={}, step=step,
+        network={"spec": json.dumps(described), "parameters": parameters_of(law.before)}, **moments,
     )  # fmt: skip
 
 
 def initial_report(job) -> Report:
     """The exact initial law as a report; standard errors are zero."""
-    law, S = job.net.initial, job.net.S
+    net, law, S = job.net, job.net.initial, job.net.S
     u = np.random.default_rng(job["run.seed"]).random((max(1, job["output.samples"]), S))
     samples = law.sample(u)
     try:
         states, p = law.support()
         mean, covariance = law_moments(states, p)
+        readouts = readout_moments(net.readouts, net.readout_values(states), p, exact=True)
         marginals = [
             np.bincount(states[:, i], weights=p, minlength=limit + 1) for i, limit in enumerate(job.net.limits.tolist())
         ]
@@ -124,6 +199,8 @@ def initial_report(job) -> Report:
         assert isinstance(law, ProductLaw)
         marginals = [np.asarray(pmf) for pmf in law.pmfs]
         mean = law.mean()
+        n = law.sample(np.random.default_rng(job["run.seed"]).random((job["output.report_samples"], S)))
+        readouts = readout_moments(net.readouts, net.readout_values(n))
         covariance = np.diag([pmf @ np.arange(len(pmf)) ** 2 - m * m for pmf, m in zip(marginals, mean, strict=True)])
     zero = np.zeros(S)
     return Report(
@@ -131,4 +208,5 @@ def initial_report(job) -> Report:
         covariance=covariance, covariance_se=np.zeros((S, S)), sd_se=zero, marginals=marginals,
         marginals_se=[np.zeros_like(m) for m in marginals],
         network={"spec": json.dumps({"kind": "initial"}), "parameters": {}}, extra={"lost": 0.0, "bound": 0.0},
+        readouts=readouts,
     )  # fmt: skip

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from hpcme.errors import InternalError
+from hpcme.model.network import ReactionNetwork
 from hpcme.store.layout import Report, counts_int32
-from hpcme.store.moments import histogram, law_moments, sample_moments
+from hpcme.store.moments import histogram, law_moments, readout_moments, sample_moments
 from hpcme.store.results import Content
 from hpcme.store.writer import RunWriter
 
@@ -22,13 +23,15 @@ def write_fsp_run(
     probability: np.ndarray,
     lost: np.ndarray,
     extra: dict[str, Any] | None = None,
+    net: ReactionNetwork | None = None,
 ) -> Path:
     """Write an exact solution as a finished run of kind "fsp"; returns the folder.
 
     times [T]; states int [M,S], each state once; probability float64 [T,M] with sum_M = 1 - lost [T].
     Moments are those of the law conditioned on `states` (divided by 1 - lost); marginals sum to 1 - lost.
-    Standard errors are zero. extra: further provenance (method, seconds). A folder that holds the same
-    finished run is left as it is. Raises InputError (another run is there), OutputError, InternalError.
+    Standard errors are zero. extra: further provenance (method, seconds). net: the network, whose readouts are
+    stored. A folder that holds the same finished run is left as it is. Raises InputError (another run is
+    there), OutputError, InternalError.
     """
     times = np.asarray(times, dtype=np.float64)
     states = counts_int32(0, states, len(identity["species"]))
@@ -40,6 +43,8 @@ def write_fsp_run(
         )
     lengths = [int(max(limit, states[:, i].max())) + 1 for i, limit in enumerate(identity["limits"])]
     zero = np.zeros(states.shape[1])
+    names = () if net is None else tuple(net.readouts)
+    values = np.zeros((len(states), 0)) if net is None else net.readout_values(states)
 
     def report(k: int) -> Report:
         mean, covariance = law_moments(states, probability[k])
@@ -57,6 +62,7 @@ def write_fsp_run(
             marginals=marginals,
             marginals_se=[np.zeros_like(m) for m in marginals],
             extra={"lost": lost[k]},
+            readouts=readout_moments(names, values, probability[k], exact=True),
         ).conform(len(zero))
 
     reports = [report(k) for k in range(len(times))]  # each is read several times
@@ -71,6 +77,7 @@ def write_ssa_run(
     samples: np.ndarray,
     events: np.ndarray,
     extra: dict[str, Any] | None = None,
+    net: ReactionNetwork | None = None,
 ) -> Path:
     """Write simulated trajectories as a finished run of kind "ssa"; returns the folder.
 
@@ -104,6 +111,7 @@ def write_ssa_run(
             sd_se=m.sd_se,
             marginals=marginals,
             marginals_se=[np.sqrt(p * (1.0 - p) / number) for p in marginals],
+            readouts={} if net is None else readout_moments(net.readouts, net.readout_values(n)),
         ).conform(species)
 
     reports = [report(k) for k in range(len(times))]  # each is read several times; samples are not copied

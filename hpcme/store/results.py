@@ -23,6 +23,7 @@ from hpcme.store.layout import (
     DATASETS,
     DEFAULT_TIME_UNIT,
     MOMENTS,
+    READOUTS,
     RESULTS,
     RESULTS_FORMAT,
     RESULTS_VERSION,
@@ -77,10 +78,11 @@ class _Shapes:
     lengths: tuple[int, ...]
     weighted: bool
     extra: tuple[str, ...]
+    readouts: tuple[str, ...]
 
     @classmethod
     def of(cls, content: Content) -> _Shapes:
-        samples, lengths, weighted, extra = 0, None, False, {}
+        samples, lengths, weighted, extra, readouts = 0, None, False, {}, {}
         for k in range(content.number):
             report = content.report(k)
             samples = max(samples, 0 if report.samples is None else len(report.samples))
@@ -88,7 +90,8 @@ class _Shapes:
             own = [len(m) for m in report.marginals]
             lengths = own if lengths is None else [max(pair) for pair in zip(lengths, own, strict=True)]
             extra.update(dict.fromkeys(report.extra))
-        return cls(samples, tuple(lengths or ()), weighted, tuple(extra))
+            readouts.update(dict.fromkeys(report.readouts))
+        return cls(samples, tuple(lengths or ()), weighted, tuple(extra), tuple(readouts))
 
     def stored(self, report: Report) -> Report:
         """The report as the file holds it: marginals padded with zeros, equal weights written out."""
@@ -96,7 +99,9 @@ class _Shapes:
         if self.weighted and weights is None and report.samples is not None:
             weights = np.full(len(report.samples), 1.0 / len(report.samples))
         pad = [self._padded(report.marginals), self._padded(report.marginals_se)]
-        return replace(report, weights=weights, marginals=pad[0], marginals_se=pad[1])
+        none = np.full(len(READOUTS), np.nan)
+        readouts = {name: report.readouts.get(name, none) for name in self.readouts}
+        return replace(report, weights=weights, marginals=pad[0], marginals_se=pad[1], readouts=readouts)
 
     def _padded(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         return [
@@ -170,6 +175,8 @@ class _Writer:
         self.dataset("time", (number,), np.float64).make_scale("time")
         for name in ("species", "species_2"):
             self.scale(name, _names(self.manifest.species))
+        if self.shapes.readouts:
+            self.scale("readout", _names(list(self.shapes.readouts)))
         if self.shapes.samples:
             self.scale("sample", np.arange(self.shapes.samples, dtype=np.int64))
         self.dataset(
@@ -207,6 +214,9 @@ class _Writer:
             self.dataset("samples", (number, samples, species), np.int32, ("time", "sample", "species"))
             if self.shapes.weighted:
                 self.dataset("samples_weight", (number, samples), np.float64, ("time", "sample"))
+        for name in READOUTS if self.shapes.readouts else ():
+            shape = (number, len(self.shapes.readouts))
+            self.dataset(f"readouts/{name}", shape, np.float64, ("time", "readout"), about=f"readout_{name}")
         for name in self.shapes.extra:
             self.dataset(f"extra/{name}", (number,), np.float64, ("time",), table=SERIES)
 
@@ -221,6 +231,8 @@ class _Writer:
             file[f"marginals/{name}.se"][k] = report.marginals_se[i]
         if self.shapes.samples:
             self.fill_samples(k, report)
+        for j, name in enumerate(READOUTS if self.shapes.readouts else ()):
+            file[f"readouts/{name}"][k] = [report.readouts[own][j] for own in self.shapes.readouts]
         for name in self.shapes.extra:
             file[f"extra/{name}"][k] = report.extra.get(name, np.nan)
         if report.network is not None:

@@ -139,6 +139,8 @@ def _write_report(group: h5py.Group, report: Report) -> None:
         for i, values in enumerate(getattr(report, name)):
             group.create_dataset(f"{name}/{i}", data=values)
     write_items(group.create_group("extra"), report.extra)
+    if report.readouts:
+        write_items(group.create_group("readouts"), report.readouts)
     if report.network is not None:
         write_items(group.create_group("network"), {"spec": report.network["spec"]})
         write_items(group.create_group("network/parameters"), report.network["parameters"])
@@ -164,4 +166,5 @@ def _read_report(group: h5py.Group, parts: set[str] | None) -> Report:
         marginals_se=[group[f"marginals_se/{i}"][()] for i in range(names)],
         network=network,
         extra=read_items(group["extra"]),
+        readouts=read_items(group["readouts"]) if "readouts" in group else {},
     )

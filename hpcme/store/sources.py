@@ -15,7 +15,7 @@ import numpy as np
 from hpcme.errors import InputError
 from hpcme.store.encode import read_items
 from hpcme.store.files import Manifest, check_version
-from hpcme.store.layout import MOMENTS, RESULTS_FORMAT, RESULTS_VERSION, Report, join_series
+from hpcme.store.layout import MOMENTS, READOUTS, RESULTS_FORMAT, RESULTS_VERSION, Report, join_series
 from hpcme.store.seal import SealedFile
 from hpcme.store.segments import HDF5_ERRORS, open_hdf5, read_segment
 
@@ -74,6 +74,13 @@ class Source(ABC):
         found = [self.report(k, {"small"}).extra for k in range(self.number)]
         names = dict.fromkeys(name for extra in found for name in extra)
         return {name: np.array([extra.get(name, np.nan) for extra in found]) for name in names}
+
+    def readouts(self) -> dict[str, np.ndarray]:
+        """Moments of the readouts by name, float64 [T,4] (layout.READOUTS), NaN where a report has none."""
+        found = [self.report(k, {"small"}).readouts for k in range(self.number)]
+        names = dict.fromkeys(name for readouts in found for name in readouts)
+        none = np.full(len(READOUTS), np.nan)
+        return {name: np.array([readouts.get(name, none) for readouts in found]) for name in names}
 
     @abstractmethod
     def series(self) -> dict[str, np.ndarray]:
@@ -222,7 +229,14 @@ class ResultsSource(Source):
             marginals_se=[self._get(f"marginals/{name}.se", k) for name in self.species],
             network=self.network(k) if "network" in wants else None,
             extra={name: value for name, value in extra.items() if value == value},
+            readouts={name: values[k] for name, values in self.readouts().items()},
         )
+
+    def readouts(self) -> dict[str, np.ndarray]:
+        if not self._has("readouts"):
+            return {}
+        columns = np.stack([self._get(f"readouts/{name}") for name in READOUTS], axis=-1)  # [T,K,4]
+        return {_text(name): np.ascontiguousarray(columns[:, j]) for j, name in enumerate(self._get("readout"))}
 
     def steps(self) -> np.ndarray:
         return self._get("step")

@@ -188,6 +188,25 @@ class RunWriter:
             raise self._with_last_checkpoint(error) from error
         delete(self.folder, dropped)
 
+    def begin_again(self, identity: dict[str, Any], **provenance: Any) -> None:
+        """Forget all that was committed: the same run begins anew, with other limits.
+
+        identity: as in `open`, of the same hashes; its limits and texts replace those of the run, provenance is added
+        to the run's. An interruption leaves the old run or the new one, without a file. Raises OutputError.
+        """
+        old, new = self._manifest, manifest_of(identity)
+        if (old.model_hash, old.job_hash) != (new.model_hash, new.job_hash):
+            raise InternalError("a run begins again as another one")
+        self._checkpoint = None
+        self.note("began again with larger limits", limits=dict(zip(new.species, new.limits, strict=True)))
+        self._publish(
+            replace(
+                old, limits=new.limits, model_text=new.model_text, job_text=new.job_text, entries=[], status="running",
+                provenance={**old.provenance, **plain(provenance)},
+            )
+        )  # fmt: skip
+        delete(self.folder, old.entries)
+
     def finish(self, status: str = "done") -> None:
         """End the run and release the lock. "done": make results.h5, verify it, then remove the segments;
         "stopped" and "failed" only record the status. Raises OutputError; then the segments are intact and

@@ -8,13 +8,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from solver_cases import evolution_of, job_of
+from run_helpers import EVENTS
+from solver_cases import TOGGLE, evolution_of, job_of
 
+from hpcme import load_job
 from hpcme.driver import shards_of, solve
 from hpcme.dynamics.exponential import Exponential
 from hpcme.dynamics.projection import Projection
 from hpcme.dynamics.sampler import owned_range
 from hpcme.errors import InputError, NumericalError
+from hpcme.model.reader import load_model_text
 from hpcme.parallel.world import World
 from hpcme.store.recorder import sampled_report
 
@@ -185,6 +188,25 @@ def test_a_job_of_tdvp_does_not_depend_on_the_number_of_ranks(world, case):
     assert np.linalg.norm(theta - start[0]) > 1e-3 * np.linalg.norm(theta)  # they were 20 steps, not none
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_run_through_events_does_not_depend_on_the_number_of_ranks(world, listed):
+    """Rank 0 remaps and fits for all; with states that cannot be listed, from the same samples on any number."""
+    net = load_model_text(TOGGLE + EVENTS)
+    keys = {"time.end": 1.6, "time.report": [0.5, 1.5, 1.6], "solver.scheme": "tdvp", "network.width": 2}
+    if not listed:
+        keys |= {"sampling.exact_states": 100, "network.support_states": 100, "sampling.samples": 300}
+        keys |= {"solver.integrator": "heun", "solver.tolerance": 0.1, "time.end": 0.85, "time.report": [0.8, 0.85]}
+    job = load_job({"model": net}, overrides=keys | {"sampling.shards": 7})
+    runs = [evolution_of(job, world), evolution_of(job)]
+    assert all(run.run() for run in runs)
+    assert runs[0].report == runs[1].report == len(job.report_times)
+    theta, expected = (run.scheme.flat().numpy() for run in runs)
+    assert np.linalg.norm(theta - expected) <= 1e-5 * np.linalg.norm(expected)
+    gathered = world.gather(theta)
+    if world.main:
+        assert all(np.array_equal(gathered[0], other) for other in gathered)
+
+
 @pytest.mark.parametrize("make", [small_job, tdvp_job])
 def test_every_rank_has_bitwise_the_same_parameters(world, make):
     """No rank drifts from the others: all apply the same reduced gradient, or solve the same reduced equations."""
@@ -316,4 +338,19 @@ def test_solve_gives_the_finished_run_to_rank_0_alone(world, shared, scheme):
         assert len(progress) == len(run.series()["step"]) > 0
     else:
         assert not progress
+    assert world.sum_(torch.ones(1)).item() == world.size
+
+
+@pytest.mark.parametrize("scheme", [{}, {"solver.scheme": "projection"}])
+def test_automatic_limits_grow_on_all_ranks_together(world, shared, scheme):
+    """Rank 0 alone knows the folder; a stopped run goes on with the limits that it had come to."""
+    from limit_cases import small_job
+
+    said: list[str] = []
+    stop = lambda: world.share(any("begins again" in line for line in said))  # noqa: E731
+    run = solve(small_job(4, **scheme), out=shared / "run", world=world, say=said.append, stop=stop)
+    assert not world.main or (run.status == "stopped" and run.limits.tolist() == [14])
+    # Another rank may have guessed otherwise: the folder and rank 0 decide.
+    run = solve(small_job(4 + world.rank, **scheme), out=shared / "run", world=world)
+    assert not world.main or (run.status == "done" and run.limits.tolist() == [14])
     assert world.sum_(torch.ones(1)).item() == world.size
