@@ -9,7 +9,7 @@ import pytest
 from cli_helpers import call
 
 import hpcme
-from hpcme.driver import network_of
+from hpcme.beginning import network_of
 from hpcme.dynamics.start import marginals
 from hpcme.exact.shorttime import short_time_law
 from hpcme.model.ordering import resolved_order, species_order

@@ -249,7 +249,7 @@ def cost(job: Job) -> dict[str, Any]:
 
 def _network(job: Job, pmfs):
     """The network that `hpcme run` makes for the marginals pmfs of its start."""
-    from hpcme.driver import network_of
+    from hpcme.beginning import network_of
     from hpcme.networks.build import build_network
 
     return build_network(network_of(job, pmfs), job.net, seed=job["run.seed"])

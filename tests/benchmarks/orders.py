@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import hpcme
-from hpcme.driver import network_of
+from hpcme.beginning import network_of
 from hpcme.dynamics.start import fit_heads, marginals
 from hpcme.exact.fsp import solve_fsp
 from hpcme.exact.shorttime import short_time_law
