@@ -81,6 +81,8 @@ def _fit_conditional(parameters, tree, p, i, pull, accuracy, iterations, damping
         d = torch.cholesky_solve(gradient[:, None], factor)[:, 0]
         promised = 0.5 * float(gradient @ d)
         if promised < accuracy and damping <= _LEAST:
+            # This last step leaves its own square: where the search began does not show any more, on any rank.
+            theta[own] += d
             break
         trial, length = theta.clone(), 1.0
         while True:
