@@ -77,9 +77,10 @@ def test_keys_left_at_auto_follow_the_scheme(given, chosen):
 
 def test_one_or_two_species_may_have_more_states_to_sum_over(tmp_path):
     text = '[model]\nname = "m"\n[species]\n{}[[reactions]]\nequation = "0 -> A"\nrate = 1.0\n'
+    names = {"A": 250_000}, {"A": 250_000, "B": 1, "C": 1}
     few, many = (
-        text.format("".join(f"{name} = {{ initial = 0, max = {most} }}\n" for name, most in species))
-        for species in ([("A", 250_000)], [("A", 250_000), ("B", 1), ("C", 1)])
+        text.format("".join(f"{name} = {{ initial = 0, max = {most} }}\n" for name, most in limits.items()))
+        for limits in names
     )
     jobs = [load_job({"model": model, "time": {"end": 1.0}}) for model in (few, many)]
     assert [job["solver.scheme"] for job in jobs] == ["tdvp", "projection"]

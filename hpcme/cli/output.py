@@ -129,6 +129,15 @@ def limits_text(provenance: Mapping[str, Any]) -> Iterator[str]:
         yield f"automatic limits: {ranges}{times}"
 
 
+def events_text(run) -> Iterator[str]:
+    """A line about events at report times, which show the law right after them; none where there are none."""
+    times = set(run.times.tolist())
+    at = [f"{t:g}" for t in run.model().event_times(float(run.times[-1])) if t in times]
+    if at:
+        shown = ", ".join(at[:5]) + (f" and {len(at) - 5} more" if len(at) > 5 else "")
+        yield f"events at t = {shown}: what stands there is right after them"
+
+
 def bytes_text(size: float) -> str:
     """'1.5 MiB'."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcme.cli.folders import claim
-from hpcme.cli.output import add_formats, limits_text, seconds_text, show
+from hpcme.cli.output import add_formats, events_text, limits_text, seconds_text, show
 from hpcme.cli.parsing import Command, add_job, add_quiet, open_run, read_job, whole
 from hpcme.cli.progress import Display
 from hpcme.cli.run import moments, moments_csv
@@ -149,6 +149,7 @@ def _finish(args: argparse.Namespace, folder: Path, before: bool) -> int:
         yield f"run folder  {folder}"
         yield f"results     {data['results']}"
         yield moments(stats)
+        yield from events_text(run)
         yield from limits_text(facts)
         yield remark
         yield f"next: hpcme compare RUN --with {name}"

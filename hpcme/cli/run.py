@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hpcme.cli.folders import claim
-from hpcme.cli.output import Table, add_formats, limits_text, seconds_text, show, with_error
+from hpcme.cli.output import Table, add_formats, events_text, limits_text, seconds_text, show, with_error
 from hpcme.cli.parsing import Command, add_job, add_quiet, read_job
 from hpcme.cli.progress import Display
 from hpcme.errors import HpcmeError, InputError, MoreTime
@@ -210,6 +210,7 @@ def _summary(args: argparse.Namespace, run: Run, folder: Path, before: bool, wal
         yield f"run folder  {folder}"
         yield f"results     {data['results']}"
         yield moments(last)
+        yield from events_text(run)
         automatic = list(limits_text(run.provenance))
         yield from automatic
         if automatic:
