@@ -31,7 +31,7 @@ from hpcme.parallel.world import World
 #: Expected transitions until the network takes over: as at the start, later where it cannot hold the law.
 JUMPS = (3.0, 10.0, 30.0, 100.0)
 GOOD = 1e-3  # total variation distance at which a fit is good enough
-_SAMPLED_JUMPS = 10.0
+_OTHER_JUMPS = 10.0  # where there is one trial only: with samples, or by the slower fits of projection
 _SAMPLES = 100_000  # drawn where the states cannot be listed; the fit misses about P / 2 of them, P parameters, in KL
 _RTOL = 1e-10
 
@@ -111,9 +111,9 @@ class Events:
         if not p[-1] < 1.0 - 1e-12:
             raise InputError(_lost_all(t))
         law.lost = float(p[-1])
-        before = q > 0.0
-        moved = self.net.remap(self.space.states[before], events_at(self.net, t))
-        past = q[before] / q.sum() @ (moved > self.net.limits)
+        taken = q > 0.0
+        moved = self.net.remap(self.space.states[taken], events_at(self.net, t))
+        past = q[taken] / q.sum() @ (moved > self.net.limits)
         held = p[:-1] > 0.0
         return After(t, law.lost, past, True, law, self.space.states[held], p[:-1][held] / p[:-1].sum())
 
@@ -121,8 +121,7 @@ class Events:
         wanted = self.job["solver.start_jumps"]
         trials = (wanted,)
         if wanted == "auto":
-            trials = JUMPS if after.exact and self.job["solver.scheme"] == "tdvp" else (_SAMPLED_JUMPS,)
-            trials = trials if after.exact else (_SAMPLED_JUMPS,)
+            trials = JUMPS if after.exact and self.job["solver.scheme"] == "tdvp" else (_OTHER_JUMPS,)
         a, _ = outflow(self.net.tables, after.states, self.net.s, self.net.limits, after.t)
         rate = float(after.p @ a.sum(axis=1))
         best = None
