@@ -97,7 +97,7 @@ def test_trajectories_pass_the_criteria_of_the_suite(case):
     Right simulators fail now and then by chance: |Z| > 3 has probability 0.0027, and a case has some ten independent
     times. Y is for counts with the kurtosis of a normal law, 3: its standard deviation is sqrt((kurtosis - 1) / 2).
     That of case 00003, where 94 % of the law are at 0 in the end, is 96, so Y is 7 off as a rule, with either sign:
-    4 of 21 seeds pass (5, 11, 15 and 17 of 0..20). The others passed with both seeds that all were tried with, 0 and 15.
+    4 of 21 seeds pass (5, 11, 15 and 17 of 0..20). All others passed with 0 and 15, the seeds tried with all.
     """
     net = job_of(case).net
     settings = dict(re.findall(r"^(\w+): (.*)$", file_of(case, "settings.txt").read_text(), re.MULTILINE))

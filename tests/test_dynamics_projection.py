@@ -168,7 +168,7 @@ def test_steps_land_on_report_times_exactly():
     seen, reports = [], []
     advance, report = evolution._advance, evolution.make_report
     evolution._advance = lambda: seen.append(advance()) or seen[-1]
-    evolution.make_report = lambda: reports.append(evolution.t) or report()
+    evolution.make_report = lambda after: reports.append(evolution.t) or report(after)
     evolution.run()
     assert reports == [*times, 0.7] and all(row["dt"] <= 0.06 + 1e-12 for row in seen)
     ends = [row["t"] for row in seen]
