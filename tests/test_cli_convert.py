@@ -246,8 +246,8 @@ def test_check_lists_events_readouts_and_notes_and_commands_solve_events(place, 
         data = json.loads(done.out)
         assert data["mean"][-1] == [9.0] and data["readouts"]["y"]["mean"][-1] == 18.0, data
     said = "events at t = 0.5: what stands there is right after them"
-    assert said in call(capsys, "fsp", "pulse.xml", "--end", "0.5", "--out", "at", "--quiet").out
-    assert said not in call(capsys, "fsp", "pulse.xml", "--end", "0.4", "--out", "before", "--quiet").out
+    assert said in call(capsys, "fsp", "pulse.xml", "--end", "0.5", "--out", "at").out
+    assert said not in call(capsys, "fsp", "pulse.xml", "--end", "0.4", "--out", "before").out
 
 
 def test_notes_stay_with_the_network(place):
