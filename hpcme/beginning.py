@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hpcme.dynamics.relaunch import GOOD, JUMPS
-from hpcme.dynamics.start import marginals, settle
+from hpcme.dynamics.start import GOOD, JUMPS, marginals, settle
 from hpcme.exact.shorttime import short_time_law
 from hpcme.model.event import species_set
 from hpcme.model.job import Job

@@ -15,22 +15,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hpcme.dynamics.start import marginals, settle
+from hpcme.dynamics.start import GOOD, JUMPS, marginals, settle
 from hpcme.dynamics.streams import generator
 from hpcme.errors import HpcmeError, InputError
 from hpcme.exact.fsp import make_propagator
 from hpcme.exact.statespace import StateSpace
 from hpcme.kernels import ssa
 from hpcme.kernels.neighbours import outflow
-from hpcme.model.event import events_at
 from hpcme.networks.base import VAN
 from hpcme.networks.build import enumerate_reachable
 from hpcme.networks.remapped import RemappedLaw
 from hpcme.parallel.world import World
 
-#: Expected transitions until the network takes over: as at the start, later where it cannot hold the law.
-JUMPS = (3.0, 10.0, 30.0, 100.0)
-GOOD = 1e-3  # total variation distance at which a fit is good enough
 _OTHER_JUMPS = 10.0  # where there is one trial only: with samples, or by the slower fits of projection
 _SAMPLES = 100_000  # drawn where the states cannot be listed; the fit misses about P / 2 of them, P parameters, in KL
 _RTOL = 1e-10
@@ -107,13 +103,10 @@ class Events:
         if self.space is None:
             self.space = StateSpace(self.net, states, complete=True, reflecting=True)
         q = before.log_prob(torch.from_numpy(self.space.states)).exp().numpy()
-        p = self.space.remapped(np.append(q / q.sum(), 0.0), t)
+        p, past = self.space.remapped(np.append(q / q.sum(), 0.0), t)
         if not p[-1] < 1.0 - 1e-12:
             raise InputError(_lost_all(t))
         law.lost = float(p[-1])
-        taken = q > 0.0
-        moved = self.net.remap(self.space.states[taken], events_at(self.net, t))
-        past = q[taken] / q.sum() @ (moved > self.net.limits)
         held = p[:-1] > 0.0
         return After(t, law.lost, past, True, law, self.space.states[held], p[:-1][held] / p[:-1].sum())
 

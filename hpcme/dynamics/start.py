@@ -19,6 +19,10 @@ from hpcme.dynamics.streams import generator
 from hpcme.dynamics.tangent import HeadParameters, StateTree
 from hpcme.networks.base import VAN
 
+#: Expected transitions until the network takes over, at the start or after events: later where it cannot hold the law.
+JUMPS = (3.0, 10.0, 30.0, 100.0)
+GOOD = 1e-3  # total variation distance at which a fit is good enough
+
 _BATCH = 2048  # states per epoch where the law has more
 _STOP = 1e-7  # KL(p || q) at which the fit is good enough to stop early
 _PULL = 1e-9  # on parameters that the start does not determine

@@ -100,14 +100,17 @@ class Waveform(Integrator):
         )  # fmt: skip
         if predict is not None:  # the motion of the last step goes on, where that is the better guess
             guess = laws(torch.stack([begin + 0.5 * h * predict, begin + h * predict]))
-            if distance(targets(guess)[1], guess.q[1]) < distance(targets(first)[1], q0):
-                first = guess
+            better = distance(targets(guess)[1], guess.q[1]) < distance(targets(first)[1], q0)
+            first = guess if better else laws(first.x)
 
         # Where conditionals are hardly determined, their states' flow into others may feed back. A ridge ends that.
-        found = None
         for k in range(_RAISES + 1):
-            found = found or self._found(flow, duhamel, q0, g0, first, begin, laws, self.settings.ridge * _RAISE**k)
-        if found is None:
+            if k:
+                first = laws(first.x)  # scores are those of the laws evaluated last, which came to nothing
+            found = self._found(flow, duhamel, q0, g0, first, begin, laws, self.settings.ridge * _RAISE**k)
+            if found is not None:
+                break
+        else:
             return None
         found, updates = found
         target = targets(found)[1]
@@ -126,7 +129,8 @@ class Waveform(Integrator):
     ) -> tuple[_Laws, int] | None:  # fmt: skip
         """The laws at t + h/2 and t + h, searched from `first`, and the updates taken; None if they are not found.
 
-        q0, g0 float64 [D]: law and flow at t; begin float64 [P]: the heads there; laws: evaluates heads [2, P].
+        first: the laws evaluated last. q0, g0 float64 [D]: law and flow at t; begin float64 [P]: the heads there; laws:
+        evaluates heads [2, P].
         """
         cloud, tolerance, now = flow.cloud, self.settings.tolerance, first
         w, D, size, formed, form = cloud.weight, cloud.D, math.inf, 0, True

@@ -132,7 +132,7 @@ def solve_fsp(
         p = propagator.advance(p, t - now, report)
         now = t
         if t in events:
-            p = space.remapped(p, t)
+            p, _ = space.remapped(p, t)
             propagator.restart(t)
         for i in np.flatnonzero(times == t):
             rows[i], lost[i] = p[:-1], max(worst, p[-1])

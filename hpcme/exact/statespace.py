@@ -55,18 +55,19 @@ class StateSpace:
         inside = index >= 0
         return np.bincount(index[inside], p[inside], minlength=len(self)), float(p[~inside].sum())
 
-    def remapped(self, p: np.ndarray, t: float) -> np.ndarray:
-        """The law p over the set and its sink (float64 [M+1]) after the events of time t. What they lead out of the set
-        goes to the sink."""
+    def remapped(self, p: np.ndarray, t: float) -> tuple[np.ndarray, np.ndarray]:
+        """The law p over the set and its sink (float64 [M+1]) after the events of time t, and the probability that they
+        led past the limit of each species (float64 [S]). What they lead out of the set goes to the sink."""
         held = np.flatnonzero(p[:-1] > 0.0)  # events need mean nothing in states that are never taken
         moved = self.net.remap(self.states[held], events_at(self.net, t))
-        inside = (moved <= self.net.limits).all(axis=1)
+        past = moved > self.net.limits
+        inside = ~past.any(axis=1)
         index = np.full(len(held), -1, dtype=np.int64)
         index[inside] = self.index(moved[inside].astype(np.int32))
         index[index < 0] = len(self)
         out = np.bincount(index, p[held], minlength=len(self) + 1)
         out[-1] += p[-1]
-        return out
+        return out, p[held] @ past
 
     def targets(self, begin: int, end: int) -> np.ndarray:
         """Where each reaction leads from states begin..end: index int64 [end-begin, R], M for the sink, -1

@@ -189,24 +189,19 @@ def initial_report(job) -> Report:
     u = np.random.default_rng(job["run.seed"]).random((max(1, job["output.samples"]), S))
     samples = law.sample(u)
     try:
-        states, p = law.support()
-        mean, covariance = law_moments(states, p)
-        readouts = readout_moments(net.readouts, net.readout_values(states), p, exact=True)
-        marginals = [
-            np.bincount(states[:, i], weights=p, minlength=limit + 1) for i, limit in enumerate(job.net.limits.tolist())
-        ]
+        moments = _exact_moments(net, *law.support())
     except InputError:  # too many states to list; a joint table never is, so the species are independent
         assert isinstance(law, ProductLaw)
-        marginals = [np.asarray(pmf) for pmf in law.pmfs]
-        mean = law.mean()
+        marginals, mean = [np.asarray(pmf) for pmf in law.pmfs], law.mean()
         n = law.sample(np.random.default_rng(job["run.seed"]).random((job["output.report_samples"], S)))
-        readouts = readout_moments(net.readouts, net.readout_values(n))
-        covariance = np.diag([pmf @ np.arange(len(pmf)) ** 2 - m * m for pmf, m in zip(marginals, mean, strict=True)])
-    zero = np.zeros(S)
+        squares = [pmf @ np.arange(len(pmf)) ** 2 - m * m for pmf, m in zip(marginals, mean, strict=True)]
+        moments = {
+            "mean": mean, "mean_se": np.zeros(S), "covariance": np.diag(squares), "covariance_se": np.zeros((S, S)),
+            "sd_se": np.zeros(S), "marginals": marginals, "marginals_se": [np.zeros_like(m) for m in marginals],
+            "readouts": readout_moments(net.readouts, net.readout_values(n)),
+        }  # fmt: skip
     return Report(
-        index=0, time=0.0, samples=samples[: job["output.samples"]], weights=None, mean=mean, mean_se=zero,
-        covariance=covariance, covariance_se=np.zeros((S, S)), sd_se=zero, marginals=marginals,
-        marginals_se=[np.zeros_like(m) for m in marginals],
+        index=0, time=0.0, samples=samples[: job["output.samples"]], weights=None,
         network={"spec": json.dumps({"kind": "initial"}), "parameters": {}}, extra={"lost": 0.0, "bound": 0.0},
-        readouts=readouts,
+        **moments,
     )  # fmt: skip
