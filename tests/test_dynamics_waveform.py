@@ -11,11 +11,14 @@ import torch
 from solver_cases import all_states, evolution_of, follow, job_of, tdvp_job
 
 from hpcme import load_job
+from hpcme.dynamics.anderson import Anderson
+from hpcme.dynamics.blocknewton import BlockNewton
 from hpcme.dynamics.covering import Coverage
 from hpcme.dynamics.duhamel import Duhamel, _phi
+from hpcme.dynamics.flow import Flow
 from hpcme.dynamics.tangent import StateTree
 from hpcme.dynamics.transport import Transport
-from hpcme.dynamics.waveform import Waveform, _Anderson
+from hpcme.dynamics.waveform import Waveform
 from hpcme.errors import NumericalError
 from hpcme.model.builder import ModelBuilder
 from hpcme.networks.heads import choose_head
@@ -103,7 +106,7 @@ def test_acceleration_solves_a_linear_problem_in_as_many_steps_as_it_has_dimensi
     """Walker and Ni 2011: Anderson's acceleration with enough memory is GMRES. Plain iteration would need thousands."""
     eigenvalues = torch.tensor([0.999, 0.9, 0.5, -0.3], dtype=torch.float64)
     goal = torch.tensor([1.0, -2.0, 3.0, 4.0], dtype=torch.float64)
-    memory, x = _Anderson(evolution_of(chain_job(1.0)).world, 4, 8), torch.zeros(4, dtype=torch.float64)
+    memory, x = Anderson(evolution_of(chain_job(1.0)).world, 4, 8), torch.zeros(4, dtype=torch.float64)
     for _ in range(7):
         f = (eigenvalues - 1.0) * (x - goal)
         step = memory.extended(torch.cat([f, f]))
@@ -129,7 +132,10 @@ def test_how_targets_follow_the_flow_in_is_their_derivative():
 
 @pytest.mark.parametrize("sums", [False, True])
 def test_transport_is_how_the_flow_in_follows_the_heads(sums):
-    """d log g along d, by differences, is u + Y d; rates of reactions that a conditional does not see drop out."""
+    """d log g along d, by differences, is u + Y d; rates of reactions that a conditional does not see drop out.
+
+    With sums of counts far off this holds nearly: what changes through these alone is left out.
+    """
     job = chain_job(1.0, sampling__samples=150, network__sight=1, network__far=sums, sampling__shards=6)
     evolution = evolution_of(job)
     scheme = evolution.scheme
@@ -156,8 +162,40 @@ def test_transport_is_how_the_flow_in_follows_the_heads(sums):
         parameters.set(theta)
         tree.log_prob()
         slope = (logs[0] - logs[1]) / (2 * e)
-        np.testing.assert_allclose(found[0].numpy(), slope.numpy(), atol=1e-5 * float(d.abs().sum()))
+        if sums:
+            assert (found[0] - slope).norm() < 0.3 * slope.norm()
+        else:
+            np.testing.assert_allclose(found[0].numpy(), slope.numpy(), atol=1e-5 * float(d.abs().sum()))
         assert len(transport.flow.values()) < len(share)
+
+
+@torch.no_grad()
+def test_linear_equations_of_all_conditionals(monkeypatch):
+    """Sweeps and their combinations end at the solution of the whole system, formed and solved densely."""
+    monkeypatch.setattr("hpcme.dynamics.blocknewton._SWEEPS", 60)
+    monkeypatch.setattr("hpcme.dynamics.blocknewton._SOLVED", 1e-9)
+    evolution = evolution_of(chain_job(1.0, sampling__samples=150, network__sight=1))
+    scheme = evolution.scheme
+    cloud, parameters = scheme._cloud(1, evolution.t, 0.01)[0], scheme.parameters
+    density = cloud.tree.log_prob().exp()
+    share = cloud.rate * density[cloud.source] / (cloud.inflow @ density)[cloud.row]
+    rng, D, P, ridge = np.random.default_rng(4), cloud.D, parameters.size, 1e-3
+    weight = torch.from_numpy(rng.random(D)) * density[:D]
+    follow, rho, moved = (torch.from_numpy(rng.random(s)) for s in ((2, 2, D), (2, D), (2, P)))
+    follow = 0.3 * follow
+    newton = BlockNewton(Flow(cloud, parameters, scheme.world, False), weight, follow, share, 1e-4, ridge)
+    update, change = newton.solve(weight, rho, moved)
+    O = torch.cat([scores.dense() for scores in newton.scores], dim=1)
+    Y = torch.cat([t.dense(s.dense()) for t, s in zip(newton.transport, newton.scores, strict=True)], dim=1)
+    W = O.T * weight
+    rows = []
+    for k in range(2):
+        blocks = [((k == c) * W @ O) - (W * follow[k, c]) @ (O + Y) + ridge * (k == c) * torch.eye(P) for c in range(2)]
+        rows.append(torch.cat(blocks, dim=1))
+    right = torch.cat([W @ rho[k] - ridge * moved[k] for k in range(2)])
+    exact = torch.linalg.solve(torch.cat(rows), right).view(2, P)
+    np.testing.assert_allclose((exact @ O.T - change).abs().max().item(), 0.0, atol=1e-5)
+    np.testing.assert_allclose((update @ O.T).numpy(), change.numpy(), atol=1e-9)
 
 
 def test_counts_that_no_conditional_gives_anything_are_left_out():
@@ -262,14 +300,22 @@ def test_a_larger_ridge_is_tried_where_laws_are_not_found(monkeypatch):
         ridges.append(ridge)
         # Every search begins where the tree stands, whatever the last one left there.
         assert torch.equal(flow.parameters.get(), first.x[1])
-        if len(ridges) > 2:
+        if len(ridges) > 1:
             return found(self, flow, duhamel, q0, g0, first, begin, laws, ridge)
         laws(first.x + 1.0)
         return None
 
     monkeypatch.setattr(Waveform, "_found", watched)
     done = evolution.scheme.advance(1, evolution.t, 0.01)
-    assert ridges == pytest.approx([1e-6, 1e-5, 1e-4]) and done.row["rejected"] == 0
+    assert ridges == pytest.approx([1e-6, 1e-5]) and done.row["rejected"] == 0
+    # The next step, of this run or of one that continues it, begins near the ridge that helped.
+    again = evolution_of(chain_job(1.0, sampling__samples=400))
+    again.restore(evolution.state())
+    for each in (evolution, again):
+        ridges.clear()
+        ridges.extend([0.0] * 2)
+        each.scheme.advance(2, each.t + 0.01, 0.01)
+        assert ridges[2:] == pytest.approx([1e-5 / 1.5])
 
 
 @torch.no_grad()

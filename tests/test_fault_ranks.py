@@ -106,7 +106,8 @@ def test_a_killed_rank_ends_the_job_at_once(place, whole, victim):
     os.kill(ranks[victim], signal.SIGKILL)
     code, log = ended(process, place, out, TIMEOUT + GRACE)
     assert code != 0 and "Traceback" not in log
-    assert str(ranks[victim]) in log or f"rank {victim} of 3" in log, log  # the launcher's words, or ours
+    # The launcher's words, or ours. It kills the other ranks at once, and may name one of them: seen with MPICH.
+    assert "signal 9" in log or f"rank {victim} of 3" in log, log
     end(start(place, "tdvp", 3, out), place, out)
     found = datasets(place / out / "results.h5")
     assert all(same(found[name], whole[name]) for name in whole)

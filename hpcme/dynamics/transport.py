@@ -6,7 +6,8 @@ f_k(n) what comes from n - s_k by reaction k, and its logarithm changes by
     sum_k f_k(n) / g(n) u(n - s_k) = u(n) + (Y d)(n),    (Y d)(n) = sum_k f_k(n) / g(n) (u(n - s_k) - u(n)).
 
 Only reactions that change what the conditional sees, or its own count, have u(n - s_k) other than u(n): with many
-species these are few.
+species these are few. Reactions that change nothing but sums of counts far off are many, and change u little: they are
+left out, which costs Newton's method little and changes nothing in what it finds.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ class Transport:
 
     def __init__(self, cloud: Cloud, i: int, share: torch.Tensor) -> None:
         """share float64 [entries]: f_k(n) / g(n) of every transition of the cloud."""
-        at = cloud.tree.at[i]
+        at, x = cloud.tree.at[i], cloud.tree.x
         places = at[cloud.source]
-        other = (places != at[cloud.row]).nonzero()[:, 0]
+        seen = x[:, [*cloud.parameters.network.near(i), i]]
+        other = (places != at[cloud.row]) & (seen[cloud.source] != seen[cloud.row]).any(dim=1)
+        other = other.nonzero()[:, 0]
         row, share = cloud.row[other], share[other]
         # Sources that look alike to the conditional have the same score.
         used, column = torch.unique(places[other], return_inverse=True)

@@ -13,11 +13,10 @@ by: T - q is the integral of exp(-a (h - s)) r. It counts the last 1/a of a step
 less, and mean counts would drift. k = a h / (1 - exp(-a h)) undoes that: h r remains, as in the time-dependent
 variational principle.
 
-The equations are solved by Newton's method for the logarithms, one conditional after the other (block Gauss-Seidel), so
-the cost grows linearly with the number of species. A conditional's matrix knows how the flows follow its own parameters
-(`hpcme.dynamics.transport`): without that, updates would be as many as there are transitions in a step. What
-conditionals do to each other goes through the residuals; in a feed-forward chain with exact sums one sweep in order
-would be all it takes. Anderson's acceleration (1965; Walker and Ni 2011) takes care of what samples and feedback leave.
+The equations are solved by Newton's method for the logarithms, one conditional after the other
+(`hpcme.dynamics.blocknewton`), so the cost grows linearly with the number of species. A conditional's matrix knows how
+the flows follow its own parameters (`hpcme.dynamics.transport`): without that, updates would be as many as there are
+transitions in a step. Anderson's acceleration helps where matrices are not those of the present laws.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ from typing import NamedTuple
 
 import torch
 
+from hpcme.dynamics.anderson import Anderson
+from hpcme.dynamics.blocknewton import BlockNewton
 from hpcme.dynamics.duhamel import NOTHING, Duhamel
 from hpcme.dynamics.flow import Flow, bounded_mean
 from hpcme.dynamics.integrators import Integrator, Outcome
-from hpcme.dynamics.transport import Transport
 
-_SWEEPS = 5  # over the conditionals, per update: cheaper than an update
-_MOST = 50  # updates
+_MOST = 30  # updates
 _ENOUGH = 0.05  # they end when one is below this share of the tolerance, in the Fisher norm
 _FRESH = 5  # times that matrices are formed in a step: at first, after updates that had to be shortened, and after
 _SLOW, _FAR = 0.5, 0.1  # those above this share of the one before, as long as they are large (share of the tolerance)
-_FARTHEST = 0.2  # a law that moves further in a step, in the Fisher norm, leaves the states of the cloud behind
+_FARTHEST = 0.4  # a law that moves further in a step, in the Fisher norm, leaves the states of the cloud behind
 _AIM = 25  # updates of a step of good length
-_RAISES, _RAISE = 2, 10.0  # of the ridge, where so many updates do not find the laws
+_RAISES, _RAISE = 1, 10.0  # of the ridge, where so many updates do not find the laws;
+_LOWER = 1.5  # after a step it falls by this factor, down to where it was
 _MEMORY = 8  # updates that the acceleration remembers
-_ALIKE = 1e-10  # updates that differ by less than this share of their square are taken for the same
 
 
 class _Laws(NamedTuple):
@@ -60,6 +59,15 @@ class Waveform(Integrator):
     damping = 1e-4, 1e-6  # conditionals are solved one by one, without a long memory
     each = True
     order = 5  # of the error estimate in the length of a step
+    raised = 1.0  # the ridge, as a multiple of what is asked for
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What later steps depend on: how far the ridge is raised."""
+        return {"raised": torch.tensor(self.raised, dtype=torch.float64)}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Undo `state`."""
+        self.raised = float(state.get("raised", 1.0))
 
     def _step(self, flow: Flow, t: float, h: float, predict: torch.Tensor | None) -> Outcome | None:
         parameters, D = flow.parameters, flow.cloud.D
@@ -107,11 +115,13 @@ class Waveform(Integrator):
         for k in range(_RAISES + 1):
             if k:
                 first = laws(first.x)  # scores are those of the laws evaluated last, which came to nothing
-            found = self._found(flow, duhamel, q0, g0, first, begin, laws, self.settings.ridge * _RAISE**k)
+            raised = self.raised * _RAISE**k
+            found = self._found(flow, duhamel, q0, g0, first, begin, laws, raised * self.settings.ridge)
             if found is not None:
                 break
         else:
             return None
+        self.raised = max(1.0, raised / _LOWER)
         found, updates = found
         target = targets(found)[1]
         simple = distance(target, duhamel.simple(q0, g0, found.g[1]))  # the error of a straight line for g, order h^3
@@ -138,13 +148,16 @@ class Waveform(Integrator):
             target = duhamel.targets(q0, g0, *now.g)
             if form:
                 formed += 1
-                memory = _Anderson(flow.world, now.x.numel(), _MEMORY)
+                memory = Anderson(flow.world, now.x.numel(), _MEMORY)
                 L = bounded_mean(now.q[1], target[1]).clamp_min(NOTHING)
                 even = w * L * duhamel.even
                 share = cloud.rate * now.density[cloud.source] / now.g[1].clamp_min(NOTHING)[cloud.row]
-                if not self._form(flow, even, duhamel.follow(q0, g0, *now.g), share, ridge):
+                follow = duhamel.follow(q0, g0, *now.g)
+                newton = BlockNewton(flow, even, follow, share, self.settings.relative, ridge)
+                self.matrices += 1
+                if not newton.fine:
                     return None
-            move, change = self._solve(flow, even, (target - now.q) / L, now.x - begin, ridge)
+            move, change = newton.solve(even, (target - now.q) / L, now.x - begin)
             root = (w * L).sqrt()
             step = memory.extended(torch.cat([move.reshape(-1), (root * change).reshape(-1)]))
             change = step[now.x.numel() + D :] / root.clamp_min(NOTHING)
@@ -159,98 +172,3 @@ class Waveform(Integrator):
                 return now, update + 1
             form = (safe < 1.0 or (size > _SLOW * before and size > _FAR * tolerance)) and formed < _FRESH
         return None
-
-    def _form(self, flow: Flow, weight: torch.Tensor, follow: torch.Tensor, share: torch.Tensor, ridge: float) -> bool:
-        """Scores, transport and factorised damped Newton matrices of all conditionals.
-
-        weight float64 [D]; follow float64 [2, 2, D]: how much log T at each of the two times follows log g at each;
-        share float64 [entries]: see `Transport`. False where numbers are not finite or a matrix is singular.
-        """
-        S, cloud = flow.parameters.network.S, flow.cloud
-        self._scores = [cloud.tree.score_factors(i, slice(0, cloud.D)) for i in range(S)]
-        self._transport = [Transport(cloud, i, share) for i in range(S)]
-        parts = []
-        for scores, transport in zip(self._scores, self._transport, strict=True):
-            O = scores.dense()
-            Y = transport.dense(O)
-            M, *blocks = scores.grams(torch.cat([weight[None, :], weight * follow.flatten(0, 1)]))
-            moved = [(O * (weight * c)[:, None]).T @ Y for c in follow.flatten(0, 1)]
-            blocks = [block + more for block, more in zip(blocks, moved, strict=True)]
-            parts.append(torch.stack([M, *blocks]).reshape(-1))
-        self._factors: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for part in flow.world.sum_(torch.cat(parts)).split([len(part) for part in parts]):
-            P = math.isqrt(len(part) // 5)
-            M, blocks = part[: P * P].view(P, P), part[P * P :].view(2, 2, P, P)
-            damped = M + torch.diag(self.settings.relative * M.diagonal() + ridge)
-            both = torch.kron(torch.eye(2, dtype=M.dtype, device=M.device), damped)
-            both -= blocks.transpose(1, 2).reshape(2 * P, 2 * P)
-            factor, pivots, problem = torch.linalg.lu_factor_ex(both)
-            if int(problem) or not bool(torch.isfinite(factor).all()):
-                return False
-            self._factors.append((factor, pivots))
-        self._follow = follow
-        self.matrices += 1
-        return True
-
-    def _solve(self, flow: Flow, weight: torch.Tensor, rho: torch.Tensor, moved: torch.Tensor, ridge: float):
-        """Newton's update for residuals rho float64 [2, D] of log q, weights [D], conditional by conditional.
-
-        moved float64 [2, P]: how far the parameters are from where the step began. Returns the updates [2, P] and how
-        they change log q at the states, [2, D]. The scores are those of `_form`: their means may have moved since.
-        """
-        parameters, world = flow.parameters, flow.world
-        update, change = torch.zeros_like(moved), torch.zeros_like(rho)
-        for _ in range(_SWEEPS):
-            for i, (scores, transport, factor) in enumerate(
-                zip(self._scores, self._transport, self._factors, strict=True)
-            ):
-                own = parameters.slice(i)
-                r = world.sum_(scores.adjoint(weight * rho)) - ridge * (moved[:, own] + update[:, own])
-                d = torch.linalg.lu_solve(*factor, r.reshape(-1, 1)).view_as(r)
-                update[:, own] += d
-                u = scores.apply(d)
-                flow_in = u + transport.apply(d, u)
-                rho = rho - u + (self._follow * flow_in[None, :, :]).sum(dim=1)
-                change = change + u
-        return update, change
-
-
-class _Anderson:
-    """Anderson's acceleration of a fixed-point iteration x <- x + f(x), over all ranks.
-
-    Vectors hold `head` numbers that are the same on all ranks (parameters) and, behind them, this rank's part of those
-    whose sum of squares is made small (changes of log-probabilities, weighted).
-    """
-
-    def __init__(self, world, head: int, size: int) -> None:
-        self.world, self.head, self.size = world, head, size
-        self.taken: list[torch.Tensor] = []
-        self.differences: list[torch.Tensor] = []
-        self.last: torch.Tensor | None = None
-
-    def square(self, v: torch.Tensor) -> float:
-        """Sum of squares of a vector without its head, over all ranks."""
-        return float(self.world.sum_(v.square().sum().reshape(1)))
-
-    def extended(self, f: torch.Tensor) -> torch.Tensor:
-        """What to add to x instead of f."""
-        if self.last is not None:
-            self.differences.append(f - self.last)
-            self.differences, self.taken = self.differences[-self.size :], self.taken[-self.size :]
-        self.last = f
-        if not self.differences:
-            return f
-        F = torch.stack(self.differences)
-        # Copies, so that memory is aligned alike every time: else products of the same numbers may differ in a bit.
-        tail = F[:, self.head :].contiguous()
-        sums = self.world.sum_(torch.cat([tail @ tail.T, (tail @ f[self.head :].contiguous())[:, None]], dim=1))
-        G, b = sums[:, :-1].contiguous(), sums[:, -1:].contiguous()
-        factor, problem = torch.linalg.cholesky_ex(G + torch.diag(_ALIKE * G.diagonal() + NOTHING))
-        if int(problem):
-            return f
-        gamma = torch.cholesky_solve(b, factor)[:, 0]
-        return f - gamma @ (F + torch.stack(self.taken))
-
-    def take(self, step: torch.Tensor) -> None:
-        """What was added to x in the end."""
-        self.taken.append(step)

@@ -207,6 +207,10 @@ class VAN(nn.Module, ABC):
                 carry = self.advance(i, carry, parent, count)
                 node = self.support.advance(i, node[parent], count).clamp_min(0)
 
+    def near(self, i: int) -> list[int]:
+        """Positions before i whose counts conditional i sees one by one; it may see sums of the others."""
+        return list(range(i))
+
     def _rows(self) -> int:
         """Rows in one sweep, so that the widest intermediate stays in memory."""
         return max(1, _CHUNK_ENTRIES // (max(self.limits) + 1))

@@ -87,6 +87,9 @@ class Basis(VAN):
         nothing = self.features0.new_zeros(1, 0)
         return Counts(nothing, self.totals[None, :], nothing.long())
 
+    def near(self, i: int) -> list[int]:
+        return self.sees[i]
+
     def hidden(self, i: int, carry: Counts) -> torch.Tensor:
         seen = carry.seen if self.sees_all or not i else carry.seen.index_select(1, getattr(self, f"seen{i}"))
         return self._units(i, seen, carry.left, [carry.counts[:, shell].sum(dim=1) for shell in self.sums[i]])

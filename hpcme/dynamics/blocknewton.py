@@ -1,0 +1,99 @@
+"""Newton's method for all conditionals of a network at once, at two times: its matrices, and its linear equations.
+
+Unknown are the heads d [2, P] at both times, and the residuals of log q at the states of a cloud depend on them as
+
+    rho - u + C (u + Y d),    u = O d,
+
+with O the scores, Y the transport of the flow in (`hpcme.dynamics.transport`) and C how much log T at each time follows
+log g at each. What is to vanish are O^T w rho, less a ridge. Scores of different conditionals are uncorrelated, so the
+blocks of single conditionals are what matters most: sweeps over them in order (block Gauss-Seidel) would be all it
+takes in a feed-forward chain with exact sums. Feedback, and samples, leave a remainder that GMRES takes care of.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from hpcme.dynamics.anderson import Anderson
+from hpcme.dynamics.flow import Flow
+from hpcme.dynamics.transport import Transport
+
+_SWEEPS = 5  # over the conditionals
+_SOLVED = 0.1  # they end when one is below this share of the first, in the Fisher norm
+
+
+class BlockNewton:
+    """See the module. `fine` is False where numbers are not finite or a matrix is singular."""
+
+    def __init__(
+        self, flow: Flow, weight: torch.Tensor, follow: torch.Tensor, share: torch.Tensor, relative: float, ridge: float
+    ) -> None:
+        """Scores, transport and factorised damped matrices of all conditionals, at the laws evaluated last.
+
+        weight float64 [D]; follow float64 [2, 2, D]: C of the module; share float64 [entries]: see `Transport`.
+        relative, ridge: damping, as a share of the diagonal, and absolute.
+        """
+        S, cloud = flow.parameters.network.S, flow.cloud
+        self.flow, self.follow, self.ridge = flow, follow, ridge
+        self.scores = [cloud.tree.score_factors(i, slice(0, cloud.D)) for i in range(S)]
+        self.transport = [Transport(cloud, i, share) for i in range(S)]
+        parts = []
+        for scores, transport in zip(self.scores, self.transport, strict=True):
+            O = scores.dense()
+            Y = transport.dense(O)
+            M, *blocks = scores.grams(torch.cat([weight[None, :], weight * follow.flatten(0, 1)]))
+            moved = [(O * (weight * c)[:, None]).T @ Y for c in follow.flatten(0, 1)]
+            blocks = [block + more for block, more in zip(blocks, moved, strict=True)]
+            parts.append(torch.stack([M, *blocks]).reshape(-1))
+        self.factors: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.fine = True
+        for part in flow.world.sum_(torch.cat(parts)).split([len(part) for part in parts]):
+            P = math.isqrt(len(part) // 5)
+            M, blocks = part[: P * P].view(P, P), part[P * P :].view(2, 2, P, P)
+            damped = M + torch.diag(relative * M.diagonal() + ridge)
+            both = torch.kron(torch.eye(2, dtype=M.dtype, device=M.device), damped)
+            both -= blocks.transpose(1, 2).reshape(2 * P, 2 * P)
+            factor, pivots, problem = torch.linalg.lu_factor_ex(both)
+            self.fine = self.fine and not int(problem) and bool(torch.isfinite(factor).all())
+            self.factors.append((factor, pivots))
+
+    def solve(self, weight: torch.Tensor, rho: torch.Tensor, moved: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Update for residuals rho float64 [2, D] of log q with weights [D].
+
+        moved float64 [2, P]: how far the parameters are from where the step began: what the ridge holds back. Returns
+        the updates [2, P] and how they change log q at the states, [2, D].
+        """
+        root = weight.sqrt()
+        sizes = [moved.numel(), rho.numel(), rho.numel(), rho.numel()]
+        memory = Anderson(self.flow.world, sum(sizes[:3]), _SWEEPS)
+        update, change, enough = torch.zeros_like(moved), torch.zeros_like(rho), None
+        for _ in range(_SWEEPS):
+            d, u, left = self._sweep(weight, rho, moved + update)
+            parts = [part.reshape(-1) for part in (d, u, left - rho, root * u)]
+            size = memory.square(parts[-1])
+            step = memory.extended(torch.cat(parts))
+            memory.take(step)
+            d, u, more, _ = step.split(sizes)
+            # Residuals are linear in the updates: what combinations of sweeps do to them is a combination too.
+            update, change, rho = update + d.view_as(update), change + u.view_as(change), rho + more.view_as(rho)
+            enough = _SOLVED**2 * size if enough is None else enough
+            if not size > enough:
+                break
+        return update, change
+
+    def _sweep(
+        self, weight: torch.Tensor, rho: torch.Tensor, moved: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One conditional after the other: updates [2, P], changes of log q [2, D], and the residuals that are left."""
+        update, change = torch.zeros_like(moved), torch.zeros_like(rho)
+        for i, (scores, transport, factor) in enumerate(zip(self.scores, self.transport, self.factors, strict=True)):
+            own = self.flow.parameters.slice(i)
+            r = self.flow.world.sum_(scores.adjoint(weight * rho)) - self.ridge * moved[:, own]
+            d = torch.linalg.lu_solve(*factor, r.reshape(-1, 1)).view_as(r)
+            update[:, own] = d
+            u = scores.apply(d)
+            rho = rho - u + (self.follow * (u + transport.apply(d, u))[None, :, :]).sum(dim=1)
+            change = change + u
+        return update, change, rho
