@@ -32,12 +32,12 @@ from hpcme.dynamics.duhamel import NOTHING, Duhamel
 from hpcme.dynamics.flow import Flow, bounded_mean
 from hpcme.dynamics.integrators import Integrator, Outcome
 
-_MOST = 30  # updates
+_MOST = 24  # updates
 _ENOUGH = 0.05  # they end when one is below this share of the tolerance, in the Fisher norm
 _FRESH = 5  # times that matrices are formed in a step: at first, after updates that had to be shortened, and after
 _SLOW, _FAR = 0.5, 0.1  # those above this share of the one before, as long as they are large (share of the tolerance)
 _FARTHEST = 0.4  # a law that moves further in a step, in the Fisher norm, leaves the states of the cloud behind
-_AIM = 25  # updates of a step of good length
+_AIM = 16  # updates of a step of good length
 _RAISES, _RAISE = 1, 10.0  # of the ridge, where so many updates do not find the laws;
 _LOWER = 1.5  # after a step it falls by this factor, down to where it was
 _MEMORY = 8  # updates that the acceleration remembers
