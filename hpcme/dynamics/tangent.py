@@ -69,14 +69,8 @@ class Scores:
         # States last, so that sums over features run along contiguous memory.
         self.hidden, self.features = hidden.T.contiguous(), features.T.contiguous()
 
-    def single(self) -> Scores:
-        """The same in float32, for matrices that Newton's method may have nearly."""
-        out = Scores.__new__(Scores)
-        out.hidden, out.features = self.hidden.float(), self.features.float()
-        return out
-
     def dense(self) -> torch.Tensor:
-        """O, [M, P]."""
+        """O, float64 [M, P]."""
         return (self.hidden[:, None, :] * self.features[None, :, :]).flatten(0, 1).T.contiguous()
 
     def apply(self, v: torch.Tensor) -> torch.Tensor:
@@ -92,7 +86,7 @@ class Scores:
         return weighted.view(n, K, G).transpose(1, 2).reshape(n, G * K)
 
     def grams(self, weights: torch.Tensor) -> list[torch.Tensor]:
-        """O^T diag(w) O, [P, P] each, of the rows w of [n, M]: each product of two hidden units or two
+        """O^T diag(w) O, float64 [P, P] each, of the rows w of float64 [n, M]: each product of two hidden units or two
         features once."""
         G, K = len(self.hidden), len(self.features)
         a, b = torch.triu_indices(G, G, device=weights.device)

@@ -37,9 +37,9 @@ class Transport:
         self.flow = sparse_rows(row, column, share, (cloud.D, len(used)))
         self.moved = torch.zeros(cloud.D, dtype=torch.float64, device=at.device).index_add_(0, row, share)
 
-    def single(self, O: torch.Tensor) -> torch.Tensor:
-        """Y, float32 [D, P], from the scores O of the states, float32 [D, P]."""
-        return self.flow.float() @ self.sources.single().dense() - self.moved[:, None].float() * O
+    def dense(self, O: torch.Tensor) -> torch.Tensor:
+        """Y, float64 [D, P], from the scores O of the states, float64 [D, P]."""
+        return self.flow @ self.sources.dense() - self.moved[:, None] * O
 
     def apply(self, d: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """Y d, float64 [n, D], of d float64 [n, P] and u = O d at the states, float64 [n, D]."""
