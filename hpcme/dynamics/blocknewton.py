@@ -40,7 +40,7 @@ class BlockNewton:
         self.scores = [cloud.tree.score_factors(i, slice(0, cloud.D)) for i in range(S)]
         self.transport = [Transport(cloud, i, share) for i in range(S)]
         parts = []
-        # float64: in float32 they cost two thirds, but results depend on the number of ranks in the fourth digit.
+        # float64: float32 costs two thirds, but rounding then makes step lengths depend on the number of ranks.
         weights = torch.cat([weight[None, :], weight * follow.flatten(0, 1)])
         for scores, transport in zip(self.scores, self.transport, strict=True):
             O = scores.dense()

@@ -23,11 +23,12 @@ class Transport:
 
     def __init__(self, cloud: Cloud, i: int, share: torch.Tensor) -> None:
         """share float64 [entries]: f_k(n) / g(n) of every transition of the cloud."""
-        at, x = cloud.tree.at[i], cloud.tree.x
+        at, near = cloud.tree.at[i], cloud.parameters.network.near(i)
         places = at[cloud.source]
-        seen = x[:, [*cloud.parameters.network.near(i), i]]
-        other = (places != at[cloud.row]) & (seen[cloud.source] != seen[cloud.row]).any(dim=1)
-        other = other.nonzero()[:, 0]
+        other = (places != at[cloud.row]).nonzero()[:, 0]
+        if len(near) < i:
+            seen = cloud.tree.x[:, [*near, i]]
+            other = other[(seen[cloud.source[other]] != seen[cloud.row[other]]).any(dim=1)]
         row, share = cloud.row[other], share[other]
         # Sources that look alike to the conditional have the same score.
         used, column = torch.unique(places[other], return_inverse=True)

@@ -88,7 +88,7 @@ class Basis(VAN):
         return Counts(nothing, self.totals[None, :], nothing.long())
 
     def near(self, i: int) -> list[int]:
-        return self.sees[i]
+        return self.sees[i] if self.sums[i] else super().near(i)
 
     def hidden(self, i: int, carry: Counts) -> torch.Tensor:
         seen = carry.seen if self.sees_all or not i else carry.seen.index_select(1, getattr(self, f"seen{i}"))
