@@ -321,6 +321,43 @@ def test_a_run_that_has_just_begun_gets_the_signal_later(site):
     assert "hpcme ended with exit code 75" in output and job.returncode == 0
 
 
+def ends_in(site: Path, seconds: float) -> float:
+    """Let squeue tell an end so far away, in whole seconds: that end, in seconds since 1970."""
+    end = int(time.time() + seconds)
+    (site / "ends").write_text(time.strftime("%Y-%m-%dT%H:%M:%S\n", time.gmtime(end)))
+    return end
+
+
+SAVES = "trap 'date +%s >asked; echo 12 >step; exit 75' TERM; touch started; while :; do sleep 0.05; done\n"
+
+
+def test_a_warning_of_slurm_that_comes_early_waits_until_it_is_due(site):
+    """Slurm may send it a minute early: at the very start of a short part, which would then never advance."""
+    configure(site)
+    old_enough(site)
+    (site / "behaviour").write_text(SAVES)
+    end = ends_in(site, 124)  # 120 s before the end, as the site says by default
+    job = begun(site)
+    job.send_signal(signal.SIGUSR2)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 0 and "back into the queue" in output, output
+    assert int((site / "asked").read_text()) >= end - 120
+
+
+def test_a_job_that_is_cancelled_while_a_warning_waits_stops_at_once(site):
+    configure(site)
+    old_enough(site)
+    (site / "behaviour").write_text(SAVES)
+    end = ends_in(site, 175)
+    job = begun(site)
+    for sent in (signal.SIGUSR2, signal.SIGTERM):
+        job.send_signal(sent)
+        time.sleep(0.5)
+    output, _ = job.communicate(timeout=30)
+    assert job.returncode == 75 and "cancelled or preempted" in output
+    assert int((site / "asked").read_text()) < end - 120
+
+
 def test_a_task_of_an_array_takes_its_line_of_the_list(site):
     configure(site)
     (site / "list").write_text("a.toml\truns/a\nb job.toml\truns/b folder\n")
