@@ -194,7 +194,7 @@ def test_conditionals_that_see_little_give_the_same_law_either_way(far):
         support_states=100_000, end=1.0, sight=1, far=far,
     )  # fmt: skip
     assert spec["sees"] == [[], [0], [1], [2], [3], [4]]
-    assert spec.get("sums") == ([[], [], [[0]], [[1], [0]], [[2], [1], [0]], [[3], [2], [0, 1]]] if far else None)
+    assert spec.get("far") == ([[], [], [0], [0, 1], [0, 1, 2], [0, 1, 2, 3]] if far else None)
     network = build_network(spec, net, seed=1)
     torch.manual_seed(2)
     parameters = HeadParameters(network)

@@ -6,7 +6,7 @@ f_k(n) what comes from n - s_k by reaction k, and its logarithm changes by
     sum_k f_k(n) / g(n) u(n - s_k) = u(n) + (Y d)(n),    (Y d)(n) = sum_k f_k(n) / g(n) (u(n - s_k) - u(n)).
 
 Only reactions that change what the conditional sees, or its own count, have u(n - s_k) other than u(n): with many
-species these are few. Reactions that change nothing but sums of counts far off are many, and change u little: they are
+species these are few. Reactions that change nothing but a total count far off are many, and change u little: they are
 left out, which costs Newton's method little and changes nothing in what it finds.
 """
 

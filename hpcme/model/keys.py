@@ -58,8 +58,8 @@ KEYS: dict[str, Key] = {
     "network.far": Key(
         "bool",
         False,
-        "basis: a conditional also sees sums of the counts of species beyond network.sight, in shells that widen with "
-        "the distance; for weak correlations over many reactions, at several times the cost",
+        "basis: a conditional also sees the total count of the species beyond network.sight; for the sum of weak "
+        "correlations over chains of conversions, with network.order listing the products first",
     ),
     "network.support_states": Key(
         "int",

@@ -208,7 +208,7 @@ class VAN(nn.Module, ABC):
                 node = self.support.advance(i, node[parent], count).clamp_min(0)
 
     def near(self, i: int) -> list[int]:
-        """Positions before i, but those of which conditional i sees no more than sums of counts."""
+        """Positions before i, but those of which conditional i sees no more than a total."""
         return list(range(i))
 
     def _rows(self) -> int:

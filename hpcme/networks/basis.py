@@ -9,8 +9,9 @@ features with trained output layers: Rahimi and Recht 2008; Huang, Zhu and Siew 
 
 With many species a conditional sees those counts only whose species are close to its own in the graph of reactions.
 States then share their conditionals not by whole prefixes but by the few counts seen (`contexts`), which are few. What
-lies further off is seen as sums of counts, over shells that widen with the distance: each says little, but all of it
-together adds up (in a chain of saturating conversions a species is correlated weakly with every one before it).
+lies further off may be seen as one total count. In a chain of conversions with the products first, that total is
+all that has passed a species, and the variance of every total then follows the master equation as it should: sums of
+many weak correlations, which no single pair of species would show.
 """
 
 from __future__ import annotations
@@ -37,41 +38,43 @@ class Basis(VAN):
     def __init__(
         self, limits: np.ndarray, order: list[int], support: Support, width: int, heads: list[str], dtype: torch.dtype,
         laws: list[tuple[list[int], int]] | None = None, sees: list[list[int]] | None = None,
-        sums: list[list[list[int]]] | None = None,
+        far: list[list[int]] | None = None,
     ) -> None:  # fmt: skip
         """laws: (y, total), integers in model order: sums y . n of counts that are, or stay below, a total. sees: for
-        every position the earlier positions whose counts it sees, in ascending order; None: all. sums: for every
-        position lists of further earlier positions, of which it sees the sum of counts; None: none."""
+        every position the earlier positions whose counts it sees, in ascending order; None: all. far: for every
+        position further earlier positions, of which it sees the total count; None: none."""
         laws = [([y[s] for s in order], total) for y, total in laws or []]
-        columns = [_features(int(limits[s])).shape[1] for s in order]
+        far = [[] for _ in order] if far is None else far
+        linear = any(far)
+        columns = [_features(int(limits[s]), linear).shape[1] for s in order]
         sees = [list(range(i)) if sees is None else list(sees[i]) for i in range(len(order))]
         before = [sum(columns[j] for j in sees[i]) for i in range(len(order))]
         # What a law leaves is a feature where it depends on counts seen and concerns species to come.
         live = [[k for k, (y, _) in enumerate(laws) if any(y[:i]) and any(y[i:])] for i in range(len(order))]
         before = [before[i] + _LEFT * len(live[i]) for i in range(len(order))]
-        sums = [[] for _ in order] if sums is None else sums
-        widths = [before[i] + width + len(sums[i]) if i else 0 for i in range(len(order))]
+        before = [before[i] + 2 * bool(far[i]) for i in range(len(order))]
+        widths = [before[i] + width if i else 0 for i in range(len(order))]
         super().__init__(limits, order, support, widths, heads, dtype)
-        self.width, self.live, self.sees = width, live, sees
-        self.sums = sums
+        self.width, self.live, self.sees, self.far = width, live, sees, far
         self.sees_all = all(len(seen) == i for i, seen in enumerate(sees))
         self.register_buffer("totals", torch.tensor([t for _, t in laws], dtype=torch.int64), persistent=False)
         self.register_buffer(
             "stakes", torch.tensor([y for y, _ in laws], dtype=torch.int64).reshape(-1, self.S).T, persistent=False
         )
-        middle = [torch.from_numpy(_middle(limit)) for limit in self.limits]
+        middle = [torch.from_numpy(_middle(limit, linear)) for limit in self.limits]
         starts = np.concatenate([[0], np.cumsum(columns)])
         for i in range(self.S):
-            features = torch.from_numpy(_features(self.limits[i])).to(dtype)
+            features = torch.from_numpy(_features(self.limits[i], linear)).to(dtype)
             self.register_buffer(f"features{i}", features, persistent=False)
             if i:
-                for k, shell in enumerate(sums[i]):
-                    total = sum(self.limits[j] for j in shell)
-                    self.register_buffer(f"sum{i}_{k}", torch.from_numpy(_roots(total)).to(dtype), persistent=False)
                 # Each unit turns over where a random combination of the counts passes a random point of their range.
                 scale = _SLOPE / math.sqrt(max(1.0, len(sees[i]) / 2.0))
                 weight = torch.randn(before[i], width, dtype=torch.float64) * scale
                 half = [middle[j] for j in sees[i]] + [torch.from_numpy(_half(laws[k][1])) for k in live[i]]
+                if far[i]:
+                    total = torch.from_numpy(_curved(sum(self.limits[j] for j in far[i])))
+                    self.register_buffer(f"far{i}", total.to(dtype), persistent=False)
+                    half.append(total[0].abs())
                 half = torch.cat([weight.new_zeros(0), *half])
                 spread = (weight.abs() * half[:, None]).sum(dim=0).clamp_min(1.0)
                 bias = (2.0 * torch.rand(width, dtype=torch.float64) - 1.0) * spread
@@ -88,29 +91,30 @@ class Basis(VAN):
         return Counts(nothing, self.totals[None, :], nothing.long())
 
     def near(self, i: int) -> list[int]:
-        return self.sees[i] if self.sums[i] else super().near(i)
+        return self.sees[i] if self.far[i] else super().near(i)
 
     def hidden(self, i: int, carry: Counts) -> torch.Tensor:
         seen = carry.seen if self.sees_all or not i else carry.seen.index_select(1, getattr(self, f"seen{i}"))
-        return self._units(i, seen, carry.left, [carry.counts[:, shell].sum(dim=1) for shell in self.sums[i]])
+        return self._units(i, seen, carry.left, carry.counts[:, self.far[i]].sum(dim=1) if self.far[i] else None)
 
-    def _units(self, i: int, seen: torch.Tensor, left: torch.Tensor, sums: list[torch.Tensor]) -> torch.Tensor:
-        """Hidden vector from the features of the counts seen, [U, F], what the laws leave, int64 [U, laws], and sums of
-        counts further off, int64 [U] each."""
+    def _units(self, i: int, seen: torch.Tensor, left: torch.Tensor, far: torch.Tensor | None) -> torch.Tensor:
+        """Hidden vector from the features of the counts seen, [U, F], what the laws leave, int64 [U, laws], and, where
+        it is seen, the total count further off, int64 [U]."""
         if not i:
             return seen
         more = [_left(left[:, k], int(self.totals[k])).to(seen.dtype) for k in self.live[i]]
+        if far is not None:
+            more.append(getattr(self, f"far{i}").index_select(0, far))
         seen = torch.cat([seen, *more], dim=1)
         z = torch.addmm(getattr(self, f"hidden_bias{i}"), seen, getattr(self, f"hidden_weight{i}"))
-        far = [getattr(self, f"sum{i}_{k}").index_select(0, total)[:, None] for k, total in enumerate(sums)]
-        return torch.cat([seen, torch.tanh(z), *far], dim=1)
+        return torch.cat([seen, torch.tanh(z)], dim=1)
 
     def advance(self, i: int, carry: Counts, parent: torch.Tensor | None, count: torch.Tensor) -> Counts:
         seen = carry.seen if parent is None else carry.seen.index_select(0, parent)
         left = carry.left if parent is None else carry.left.index_select(0, parent)
         left = left - count[:, None] * self.stakes[i][None, :]
         counts = carry.counts
-        if any(self.sums):
+        if any(self.far):
             counts = counts if parent is None else counts.index_select(0, parent)
             counts = torch.cat([counts, count[:, None]], dim=1)
         return Counts(torch.cat([seen, getattr(self, f"features{i}").index_select(0, count)], dim=1), left, counts)
@@ -128,13 +132,13 @@ class Basis(VAN):
             for k in self.live[i]:
                 total = int(self.totals[k])
                 columns.append((left[:, k].clamp(-1, total) + 1, total + 2))
-            sums = [x[:, shell].sum(dim=1) for shell in self.sums[i]]
-            for shell, total in zip(self.sums[i], sums, strict=True):
-                columns.append((total, sum(self.limits[j] for j in shell) + 1))
+            far = x[:, self.far[i]].sum(dim=1)
+            if self.far[i]:
+                columns.append((far, sum(self.limits[j] for j in self.far[i]) + 1))
             row, first = distinct(columns)
             features = [getattr(self, f"features{j}").index_select(0, x[first, j]) for j in self.sees[i]]
             seen = torch.cat([self.features0.new_zeros(first.shape[0], 0), *features], dim=1)
-            yield row, self._units(i, seen, left[first], [total[first] for total in sums]), node[first]
+            yield row, self._units(i, seen, left[first], far[first] if self.far[i] else None), node[first]
             if i + 1 < self.S:
                 left = left - x[:, i, None] * self.stakes[i][None, :]
                 node = self.support.advance(i, node, x[:, i]).clamp_min(0)
@@ -156,7 +160,7 @@ class Basis(VAN):
 
 class Counts(NamedTuple):
     """Sweep state: features of the counts so far, [U, F], what every law leaves, int64 [U, laws], and the counts, int64
-    [U, i], where sums of them are seen."""
+    [U, i], where totals of them are seen."""
 
     seen: torch.Tensor
     left: torch.Tensor
@@ -189,15 +193,22 @@ def distinct(columns: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, tor
     return row, first
 
 
-def _features(limit: int) -> np.ndarray:
+def _features(limit: int, linear: bool) -> np.ndarray:
     """Features of the counts 0..limit, float64 [limit + 1, F].
 
     Limits up to 4: one-hot without the zero. Above: whether the count is zero, and sqrt(n) about the middle of its
-    range, in units in which a Poisson law has a standard deviation of about 0.2 whatever its mean.
+    range, in units in which a Poisson law has a standard deviation of about 0.2 whatever its mean. linear: n as well,
+    since the share that one species has of a total falls with the others' counts themselves.
     """
     if limit <= _ONE_HOT:
         return np.eye(limit + 1)[:, 1:]
-    return np.column_stack([np.arange(limit + 1) == 0, _roots(limit)])
+    return np.column_stack([np.arange(limit + 1) == 0, _curved(limit) if linear else _roots(limit)])
+
+
+def _curved(limit: int) -> np.ndarray:
+    """sqrt(n) and n about the middle of their ranges: float64 [limit + 1, 2]."""
+    n = np.arange(limit + 1)
+    return np.column_stack([_roots(limit), _UNIT * (n - 0.5 * limit) / math.sqrt(max(limit, 1))])
 
 
 def _roots(limit: int) -> np.ndarray:
@@ -218,7 +229,7 @@ def _half(total: int) -> np.ndarray:
     return np.array([0.5] * (_LEFT - 1) + [0.5 * _UNIT * math.sqrt(max(total, 0))])
 
 
-def _middle(limit: int) -> np.ndarray:
+def _middle(limit: int, linear: bool) -> np.ndarray:
     """Half the range of each feature, float64 [F]."""
-    features = _features(limit)
+    features = _features(limit, linear)
     return 0.5 * (features.max(axis=0) - features.min(axis=0))

@@ -33,7 +33,7 @@ def network_spec(
     """Description of a network as plain values (JSON-able): everything but the parameters.
 
     end: horizon over which time-dependent rates are looked at for reachability. sight: conditionals see species up to
-    this many reactions away (None: all); far: and sums of the counts of those further away.
+    this many reactions away (None: all); far: and the total count of those further away.
     """
     names = resolved_order(net, order)
     spec = {
@@ -46,19 +46,9 @@ def network_spec(
         if (away > sight).any():
             spec["sees"] = [np.flatnonzero(away[i, :i] <= sight).tolist() for i in range(net.S)]
             if far:
-                spec["sums"] = [_shells(away[i, :i], sight, net.S) for i in range(net.S)]
+                beyond = (away > sight) & (away < net.S)  # a distance of S: no reaction leads there
+                spec["far"] = [np.flatnonzero(beyond[i, :i]).tolist() for i in range(net.S)]
     return spec
-
-
-def _shells(away: np.ndarray, sight: int, apart: int) -> list[list[int]]:
-    """Positions at distances beyond `sight` and below `apart`, in shells 1, 1, 2, 2, 4, ... wide, but empty ones."""
-    shells, inner, k = [], sight, 0
-    while inner + 1 < apart:
-        width = 2 ** (k // 2)
-        shell = np.flatnonzero((away > inner) & (away <= inner + width) & (away < apart))
-        shells += [shell.tolist()] if len(shell) else []
-        inner, k = inner + width, k + 1
-    return shells
 
 
 def build_network(spec: dict[str, Any], net: ReactionNetwork, seed: int = 0, support: Any = None) -> VAN:
@@ -78,7 +68,7 @@ def build_network(spec: dict[str, Any], net: ReactionNetwork, seed: int = 0, sup
             sums += zip(laws.inequalities.tolist(), laws.bounds.tolist(), strict=True)
             return Basis(
                 net.limits, order, support, spec["width"], spec["heads"], dtype, sums, spec.get("sees"),
-                spec.get("sums"),
+                spec.get("far"),
             )  # fmt: skip
         return KINDS[spec["kind"]](net.limits, order, support, spec["width"], spec["depth"], spec["heads"], dtype)
 
