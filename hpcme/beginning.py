@@ -23,7 +23,7 @@ def network_of(job: Job, pmfs: list[torch.Tensor]) -> dict[str, Any]:
     """Description of the network that a job asks for, with heads that can represent the marginals pmfs of the start."""
     basis = job["network.kind"] == "basis"
     exact = job["solver.scheme"] == "tdvp" and job["solver.integrator"] == "exponential"
-    order = resolved_order(job.net, job["network.order"])
+    order = resolved_order(job.net, job["network.order"], job["network.far"])
     heads = [choose_head(job["network.head"], pmf, basis, exact) for pmf in pmfs]
     if exact and job["network.head"] == "auto":
         # The first species has one law, not one for every prefix: exact sums can afford it a logit for every count.

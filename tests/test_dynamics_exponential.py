@@ -190,7 +190,9 @@ def test_totals_downstream_hold_what_many_weak_correlations_add_up_to():
 
     right, off = sd(solution.p[-1]), {}
     for far in (False, True):
-        job = tdvp_job(net, 2.0, network__order=[f"X{i}" for i in range(5, 0, -1)], network__sight=1, network__far=far)
+        order = [f"X{i}" for i in range(5, 0, -1)]
+        job = tdvp_job(net, 2.0, **({"network__far": True} if far else {"network__sight": 1, "network__order": order}))
+        assert job["network.sight"] == 1
         evolution, _, _ = follow(job, exact=False)
         off[far] = np.abs(sd(law_of(evolution.scheme.network, solution.states)) / right - 1.0)
     assert off[True].max() < 0.001

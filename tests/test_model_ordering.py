@@ -124,6 +124,8 @@ def test_names_given_are_taken_as_they_are():
     net = build("gene")
     assert resolved_order(net, ["p", "G", "r"]) == ["p", "G", "r"]
     assert resolved_order(net, "auto") == species_order(net)
+    assert resolved_order(net, "auto", far=True) == species_order(net)[::-1]
+    assert resolved_order(net, ["p", "G", "r"], far=True) == ["p", "G", "r"]
 
 
 def test_the_network_takes_the_order_and_frees_its_first_species():

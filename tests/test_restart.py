@@ -33,8 +33,8 @@ def whole(place):
     return get
 
 
-CASES = [(job, *case) for job in JOBS for case in ((1, ["all"] * 3), (2, ["all"] * 2), (2, ["1", "0"]))]
-CASES += [(job, 3, ["all", "1"]) for job in ("projection", "tdvp")]
+CASES = [(job, *case) for job in JOBS for case in ((1, ["all"] * 3), (2, ["1", "0"]))]
+CASES += [(job, *case) for job in ("projection", "tdvp") for case in ((2, ["all"] * 2), (3, ["all", "1"]))]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ def execute(args: argparse.Namespace) -> int:
 
     found = {limit.species: (limit.largest, limit.text()) for limit in job.limits or () if limit.how != "given"}
     states = None if any(job.net.auto_limits) else reachable_states(job, args.max_states)
-    data = {**describe_dict(job.model, found), "states": states, "order": resolved_order(job.net, job["network.order"])}
+    order = resolved_order(job.net, job["network.order"], job["network.far"])
+    data = {**describe_dict(job.model, found), "states": states, "order": order}
     if job["time.end"] is not None:
         data["job"] = job_dict(job)
         data["cost"] = cost(job)

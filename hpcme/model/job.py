@@ -289,8 +289,11 @@ def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
     if values["solver.optimiser"] == "auto":
         values["solver.optimiser"] = "natural" if values["solver.loss"] == "kl" else "adam"
     natural = values["solver.optimiser"] == "natural"
+    sight = net.S
+    if net.S >= _MANY or values["network.far"]:
+        sight = 1 if values["network.far"] else 3  # what lies further away is in the total
     chosen = {
-        "network.kind": kind, "network.width": width, "network.sight": 3 if net.S >= _MANY else net.S,
+        "network.kind": kind, "network.width": width, "network.sight": sight,
         "sampling.samples": 5000 if tdvp else 1000 if natural else 2000,
         "solver.tolerance": 0.004 if tdvp and waveform else 0.05,
         "sampling.cover": 0.1 if tdvp else 0.3, "solver.epochs": 4 if natural else 20,

@@ -51,15 +51,15 @@ KEYS: dict[str, Key] = {
         "int",
         "auto",
         "basis: a conditional sees species up to this many reactions away from its own; "
-        '"auto": all up to six species, 3 for more',
+        '"auto": all up to six species, 3 for more, 1 with network.far',
         low=0,
         high=1_000_000,
     ),
     "network.far": Key(
         "bool",
         False,
-        "basis: a conditional also sees the total count of the species beyond network.sight; for the sum of weak "
-        "correlations over chains of conversions, with network.order listing the products first",
+        "basis: a conditional also sees the total count of the species beyond network.sight, and order auto puts "
+        "products first; for chains of conversions, whose weak correlations add up in these totals",
     ),
     "network.support_states": Key(
         "int",

@@ -29,9 +29,14 @@ if TYPE_CHECKING:
     from hpcme.model.network import ReactionNetwork
 
 
-def resolved_order(net: ReactionNetwork, order: str | list[str]) -> list[str]:
-    """The order of the species that the job key `network.order` asks for: "auto", or a list of all names."""
-    return species_order(net) if order == "auto" else list(order)
+def resolved_order(net: ReactionNetwork, order: str | list[str], far: bool = False) -> list[str]:
+    """The order of the species that the job key `network.order` asks for: "auto", or a list of all names.
+
+    far: the key `network.far`, whose totals are those of what lies downstream: "auto" then puts products first.
+    """
+    if order != "auto":
+        return list(order)
+    return species_order(net)[::-1] if far else species_order(net)
 
 
 def species_order(net: ReactionNetwork) -> list[str]:
