@@ -18,7 +18,7 @@ set(HPCME_QOS "" CACHE STRING "Slurm quality of service; empty: the default")
 set(HPCME_TIME "01:00:00" CACHE STRING
     "Time limit of one part of a job, as Slurm writes it: minutes, HH:MM:SS or D-HH:MM:SS")
 set(HPCME_SIGNAL_SECONDS "120" CACHE STRING
-    "How long before its time limit a job is asked to write its checkpoint; Slurm may ask up to a minute earlier")
+    "How long before its time limit a job is asked to write its checkpoint; a warning that Slurm sends earlier waits")
 set(HPCME_NODES "1" CACHE STRING "Nodes of a job")
 set(HPCME_TASKS "2" CACHE STRING "MPI ranks on each node; with GPUs, one per GPU")
 set(HPCME_CPUS_PER_TASK "1" CACHE STRING "CPU cores of a rank: its threads")

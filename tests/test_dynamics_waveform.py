@@ -130,13 +130,13 @@ def test_how_targets_follow_the_flow_in_is_their_derivative():
         np.testing.assert_allclose(follow[:, b].numpy(), slope.numpy(), atol=1e-7)
 
 
-@pytest.mark.parametrize("sums", [False, True])
-def test_transport_is_how_the_flow_in_follows_the_heads(sums):
+@pytest.mark.parametrize("far", [False, True])
+def test_transport_is_how_the_flow_in_follows_the_heads(far):
     """d log g along d, by differences, is u + Y d; rates of reactions that a conditional does not see drop out.
 
-    With sums of counts far off this holds nearly: what changes through these alone is left out.
+    With a total of counts far off this holds nearly: what changes through it alone is left out.
     """
-    job = chain_job(1.0, sampling__samples=150, network__sight=1, network__far=sums, sampling__shards=6)
+    job = chain_job(1.0, sampling__samples=150, network__sight=1, network__far=far, sampling__shards=6)
     evolution = evolution_of(job)
     scheme = evolution.scheme
     cloud = scheme._cloud(1, evolution.t, 0.01)[0]
@@ -162,7 +162,7 @@ def test_transport_is_how_the_flow_in_follows_the_heads(sums):
         parameters.set(theta)
         tree.log_prob()
         slope = (logs[0] - logs[1]) / (2 * e)
-        if sums:
+        if far:
             assert (found[0] - slope).norm() < 0.3 * slope.norm()
         else:
             np.testing.assert_allclose(found[0].numpy(), slope.numpy(), atol=1e-5 * float(d.abs().sum()))

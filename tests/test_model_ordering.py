@@ -12,6 +12,7 @@ import hpcme
 from hpcme.beginning import network_of
 from hpcme.dynamics.start import marginals
 from hpcme.exact.shorttime import short_time_law
+from hpcme.model.builder import ModelBuilder
 from hpcme.model.ordering import resolved_order, species_order
 from hpcme.model.reader import load_model, load_model_text
 
@@ -124,8 +125,23 @@ def test_names_given_are_taken_as_they_are():
     net = build("gene")
     assert resolved_order(net, ["p", "G", "r"]) == ["p", "G", "r"]
     assert resolved_order(net, "auto") == species_order(net)
-    assert resolved_order(net, "auto", far=True) == species_order(net)[::-1]
     assert resolved_order(net, ["p", "G", "r"], far=True) == ["p", "G", "r"]
+
+
+@pytest.mark.parametrize("limits", [(9, 9, 9, 9), (9, 7, 5, 3), (3, 9, 4, 7)])
+@pytest.mark.parametrize("closed", [False, True])
+def test_totals_far_off_are_those_of_products(limits, closed):
+    """Whatever the limits, and in a closed chain too; but a gene stays before what it makes."""
+    builder = ModelBuilder("chain")
+    for name, limit in zip("ABCD", limits, strict=True):
+        builder.species(name, initial=3 if closed and name == "A" else 0, max=limit)
+    if not closed:
+        builder.reaction("0 -> A", rate=1.0)
+    for k in range(3):
+        builder.reaction(f"{'ABCD'[k]} -> {'ABCD'[k + 1]}", rate=1.0)
+    assert resolved_order(builder.build(), "auto", far=True) == ["D", "C", "B", "A"]
+    gene = resolved_order(build("gene"), "auto", far=True)
+    assert gene.index("G") < gene.index("r") < gene.index("p")
 
 
 def test_the_network_takes_the_order_and_frees_its_first_species():

@@ -32,15 +32,17 @@ if TYPE_CHECKING:
 def resolved_order(net: ReactionNetwork, order: str | list[str], far: bool = False) -> list[str]:
     """The order of the species that the job key `network.order` asks for: "auto", or a list of all names.
 
-    far: the key `network.far`, whose totals are those of what lies downstream: "auto" then puts products first.
+    far: the key `network.far`, for which totals of what lies downstream have to be known: "auto" puts products first.
     """
-    if order != "auto":
-        return list(order)
-    return species_order(net)[::-1] if far else species_order(net)
+    return species_order(net, products_first=far) if order == "auto" else list(order)
 
 
-def species_order(net: ReactionNetwork) -> list[str]:
-    """Names of all species in the order chosen from the reactions; a function of the network alone."""
+def species_order(net: ReactionNetwork, products_first: bool = False) -> list[str]:
+    """Names of all species in the order chosen from the reactions; a function of the network alone.
+
+    products_first: where neither acts on the other one way, matter flows to a species from those after it, whatever
+    their limits.
+    """
     reads, changes = reads_and_changes(net)
     acts, flows = _edges(reads, changes), _edges(net.s < 0, net.s > 0)
     # A species that a reaction reads and leaves as it is acts on what changes; one way, where no chain leads back.
@@ -49,7 +51,9 @@ def species_order(net: ReactionNetwork) -> list[str]:
     conserved = (net.laws.equalities != 0).any(axis=0)
     partners = _edges(reads, reads).sum(axis=1)
 
-    def key(i: int) -> tuple[int, int, int, int]:
+    def key(i: int) -> tuple[int, ...]:
+        if products_first:
+            return acting[i], -flowing[i], int(net.bounds[i]), -int(partners[i])
         return acting[i], int(net.bounds[i]), -flowing[i] if conserved[i] else flowing[i], -int(partners[i])
 
     return [net.species[i] for i in sorted(range(net.S), key=key)]

@@ -1,17 +1,18 @@
 """Autoregressive network with fixed hidden features and trained heads: every conditional is an exponential family.
 
 Position i sees the counts before it through features that do not change during a run: the counts themselves (one-hot
-where the limit is small, sqrt(n) above), what conservation laws leave for the species to come, and `width` random tanh
-units of all these. What is trained are the heads, so log q_i is linear in the parameters up to its normalisation, fits
-of a conditional are convex, and no two conditionals share a parameter. Scheme `tdvp` lives on that: its equations stay
-well conditioned for whole runs, where trained hidden layers bring redundant directions that noise drifts along. Random
-features with trained output layers: Rahimi and Recht 2008; Huang, Zhu and Siew 2006.
+where the limit is small, sqrt(n) above, and n where totals are seen), what conservation laws leave for the species to
+come, and `width` random tanh units of all these. What is trained are the heads, so log q_i is linear in the parameters
+up to its normalisation, fits of a conditional are convex, and no two conditionals share a parameter. Scheme `tdvp`
+lives on that: its equations stay well conditioned for whole runs, where trained hidden layers bring redundant
+directions that noise drifts along. Random features with trained output layers: Rahimi and Recht 2008; Huang, Zhu and
+Siew 2006.
 
 With many species a conditional sees those counts only whose species are close to its own in the graph of reactions.
 States then share their conditionals not by whole prefixes but by the few counts seen (`contexts`), which are few. What
-lies further off may be seen as one total count. In a chain of conversions with the products first, that total is
-all that has passed a species, and the variance of every total then follows the master equation as it should: sums of
-many weak correlations, which no single pair of species would show.
+lies further off may be seen as one total count. In a chain of conversions with the products first, that total is all
+that has passed a species and is still there, and the variance of every total then follows the master equation as it
+should: sums of many weak correlations, which no single pair of species would show.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from hpcme.networks.base import VAN
 from hpcme.networks.support import Support
 
 _SLOPE = 2.0  # scale of the hidden weights
-_UNIT = 0.4  # of sqrt(n)
+_UNIT = 0.4  # of sqrt(n), and of n / sqrt(limit)
 _LEFT = 9  # features of what a conservation law leaves
 _ONE_HOT = 4  # largest limit whose counts are told apart one by one
 
@@ -72,8 +73,8 @@ class Basis(VAN):
                 weight = torch.randn(before[i], width, dtype=torch.float64) * scale
                 half = [middle[j] for j in sees[i]] + [torch.from_numpy(_half(laws[k][1])) for k in live[i]]
                 if far[i]:
-                    total = torch.from_numpy(_curved(sum(self.limits[j] for j in far[i])))
-                    self.register_buffer(f"far{i}", total.to(dtype), persistent=False)
+                    total = torch.from_numpy(_roots_and_counts(sum(self.limits[j] for j in far[i])))
+                    self.register_buffer(f"beyond{i}", total.to(dtype), persistent=False)
                     half.append(total[0].abs())
                 half = torch.cat([weight.new_zeros(0), *half])
                 spread = (weight.abs() * half[:, None]).sum(dim=0).clamp_min(1.0)
@@ -97,14 +98,14 @@ class Basis(VAN):
         seen = carry.seen if self.sees_all or not i else carry.seen.index_select(1, getattr(self, f"seen{i}"))
         return self._units(i, seen, carry.left, carry.counts[:, self.far[i]].sum(dim=1) if self.far[i] else None)
 
-    def _units(self, i: int, seen: torch.Tensor, left: torch.Tensor, far: torch.Tensor | None) -> torch.Tensor:
+    def _units(self, i: int, seen: torch.Tensor, left: torch.Tensor, beyond: torch.Tensor | None) -> torch.Tensor:
         """Hidden vector from the features of the counts seen, [U, F], what the laws leave, int64 [U, laws], and, where
         it is seen, the total count further off, int64 [U]."""
         if not i:
             return seen
         more = [_left(left[:, k], int(self.totals[k])).to(seen.dtype) for k in self.live[i]]
-        if far is not None:
-            more.append(getattr(self, f"far{i}").index_select(0, far))
+        if beyond is not None:
+            more.append(getattr(self, f"beyond{i}").index_select(0, beyond))
         seen = torch.cat([seen, *more], dim=1)
         z = torch.addmm(getattr(self, f"hidden_bias{i}"), seen, getattr(self, f"hidden_weight{i}"))
         return torch.cat([seen, torch.tanh(z)], dim=1)
@@ -132,13 +133,13 @@ class Basis(VAN):
             for k in self.live[i]:
                 total = int(self.totals[k])
                 columns.append((left[:, k].clamp(-1, total) + 1, total + 2))
-            far = x[:, self.far[i]].sum(dim=1)
+            beyond = x[:, self.far[i]].sum(dim=1)
             if self.far[i]:
-                columns.append((far, sum(self.limits[j] for j in self.far[i]) + 1))
+                columns.append((beyond, sum(self.limits[j] for j in self.far[i]) + 1))
             row, first = distinct(columns)
             features = [getattr(self, f"features{j}").index_select(0, x[first, j]) for j in self.sees[i]]
             seen = torch.cat([self.features0.new_zeros(first.shape[0], 0), *features], dim=1)
-            yield row, self._units(i, seen, left[first], far[first] if self.far[i] else None), node[first]
+            yield row, self._units(i, seen, left[first], beyond[first] if self.far[i] else None), node[first]
             if i + 1 < self.S:
                 left = left - x[:, i, None] * self.stakes[i][None, :]
                 node = self.support.advance(i, node, x[:, i]).clamp_min(0)
@@ -202,10 +203,10 @@ def _features(limit: int, linear: bool) -> np.ndarray:
     """
     if limit <= _ONE_HOT:
         return np.eye(limit + 1)[:, 1:]
-    return np.column_stack([np.arange(limit + 1) == 0, _curved(limit) if linear else _roots(limit)])
+    return np.column_stack([np.arange(limit + 1) == 0, _roots_and_counts(limit) if linear else _roots(limit)])
 
 
-def _curved(limit: int) -> np.ndarray:
+def _roots_and_counts(limit: int) -> np.ndarray:
     """sqrt(n) and n about the middle of their ranges: float64 [limit + 1, 2]."""
     n = np.arange(limit + 1)
     return np.column_stack([_roots(limit), _UNIT * (n - 0.5 * limit) / math.sqrt(max(limit, 1))])
