@@ -52,9 +52,11 @@ def test_the_cost_of_one_time_does_not_grow_with_the_number_of_times(path, tmp_p
             run.marginal("X3", 3.0)
         return sum(found)
 
-    few = large_run(tmp_path / "few", 15, SAMPLES, SPECIES, weights=WEIGHTS)
-    assert path.stat().st_size > 3.5 * few.stat().st_size
-    assert cost(path) <= cost(few) + 4 * BLOCK  # HDF5 tables are spread over more blocks
+    # Not fewer times: of 15, opening the file reads all that these questions need, since HDF5's tables lie side by side.
+    few = large_run(tmp_path / "few", TIMES // 2, SAMPLES, SPECIES, weights=WEIGHTS)
+    more = path.stat().st_size - few.stat().st_size
+    assert more > 25 * BLOCK
+    assert cost(path) <= cost(few) + 4 * BLOCK  # HDF5's tables are spread over more blocks
 
 
 def test_the_answers_are_right(path):
