@@ -52,7 +52,7 @@ def test_the_cost_of_one_time_does_not_grow_with_the_number_of_times(path, tmp_p
             run.marginal("X3", 3.0)
         return sum(found)
 
-    # Not fewer times: of 15, opening the file reads all that these questions need, since HDF5's tables lie side by side.
+    # Not fewer times: of 15, opening the file reads all that these questions need; HDF5's tables lie together there.
     few = large_run(tmp_path / "few", TIMES // 2, SAMPLES, SPECIES, weights=WEIGHTS)
     more = path.stat().st_size - few.stat().st_size
     assert more > 25 * BLOCK
