@@ -289,9 +289,7 @@ def _choose(values: dict[str, Any], net: ReactionNetwork, where: str) -> None:
     if values["solver.optimiser"] == "auto":
         values["solver.optimiser"] = "natural" if values["solver.loss"] == "kl" else "adam"
     natural = values["solver.optimiser"] == "natural"
-    sight = net.S
-    if net.S >= _MANY or values["network.far"]:
-        sight = 1 if values["network.far"] else 3  # what lies further away is in the total
+    sight = 1 if values["network.far"] else 3 if net.S >= _MANY else net.S  # far: the rest is in the total
     chosen = {
         "network.kind": kind, "network.width": width, "network.sight": sight,
         "sampling.samples": 5000 if tdvp else 1000 if natural else 2000,

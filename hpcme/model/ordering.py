@@ -10,7 +10,8 @@ better than others. A species comes before another one
    conserved sums: the last one of a sum is what the others leave, and that had better be the one that all began as;
 4. else where more species react in pairs with it: the hub of a mechanism before what it holds together.
 
-Where none of these decides (species with the same part in the graph), the order of the model stays.
+Where none of these decides (species with the same part in the graph), the order of the model stays. With `network.far`
+a conditional knows the total of what lies downstream, and after the first rule matter alone decides: products first.
 
 Found by fitting networks to exact laws in every order (`python tests/benchmarks/orders.py`: the systems of jobs/ with
 at most four species, and eighteen small networks). Small limits matter most: the toggle switch, genes first, is held to
