@@ -7,7 +7,8 @@ Unknown are the heads d [2, P] at both times, and the residuals of log q at the 
 with O the scores, Y the transport of the flow in (`hpcme.dynamics.transport`) and C how much log T at each time follows
 log g at each. What is to vanish are O^T w rho, less a ridge. Scores of different conditionals are uncorrelated, so the
 blocks of single conditionals are what matters most: sweeps over them in order (block Gauss-Seidel) would be all it
-takes in a feed-forward chain with exact sums. Feedback, and samples, leave a remainder that GMRES takes care of.
+takes in a feed-forward chain with exact sums. Feedback, and samples, leave a remainder that GMRES takes care of: the
+blocks are its preconditioner, so those of earlier updates serve as long as it converges.
 """
 
 from __future__ import annotations
@@ -18,47 +19,72 @@ import torch
 
 from hpcme.dynamics.anderson import Anderson
 from hpcme.dynamics.flow import Flow
-from hpcme.dynamics.transport import Transport
+from hpcme.dynamics.tangent import HeadParameters
+from hpcme.dynamics.transport import Transport, Ways
 
-_SWEEPS = 5  # over the conditionals
+_SWEEPS = 10  # over the conditionals
 _SOLVED = 0.1  # they end when one is below this share of the first, in the Fisher norm
+#: Of the ridge, for the parameters that do not depend on what a conditional sees. A count that is about to appear has
+#: next to no probability, and these are what lets it rise in time; many states determine each of them.
+_PLAIN = 0.03
+
+
+def ridges(parameters: HeadParameters, ridge: float, device: torch.device) -> torch.Tensor:
+    """What is added to the diagonals of all matrices, float64 [P]."""
+    parts = []
+    for rows, columns in parameters.shapes:
+        part = torch.full((rows, columns), ridge, dtype=torch.float64, device=device)
+        part[0] *= _PLAIN
+        parts.append(part.reshape(-1))
+    return torch.cat(parts)
 
 
 class BlockNewton:
-    """See the module. `fine` is False where numbers are not finite or a matrix is singular."""
+    """See the module. `fine` is False where numbers are not finite or a matrix is singular; `solved` after each
+    `solve`: whether its sweeps came to their end. `formed`: whether matrices were formed, and not those of an earlier
+    update kept."""
 
     def __init__(
-        self, flow: Flow, weight: torch.Tensor, follow: torch.Tensor, share: torch.Tensor, relative: float, ridge: float
-    ) -> None:
+        self, flow: Flow, ways: list[Ways], weight: torch.Tensor, follow: torch.Tensor, share: torch.Tensor,
+        relative: float, ridge: float, kept: BlockNewton | None = None,
+    ) -> None:  # fmt: skip
         """Scores, transport and factorised damped matrices of all conditionals, at the laws evaluated last.
 
         weight float64 [D]; follow float64 [2, 2, D]: C of the module; share float64 [entries]: see `Transport`.
-        relative, ridge: damping, as a share of the diagonal, and absolute.
+        relative, ridge: damping, as a share of the diagonal, and absolute. kept: takes its matrices, if it has solved.
         """
         S, cloud = flow.parameters.network.S, flow.cloud
-        self.flow, self.follow, self.ridge = flow, follow, ridge
+        self.flow, self.follow = flow, follow
         self.scores = [cloud.tree.score_factors(i, slice(0, cloud.D)) for i in range(S)]
-        self.transport = [Transport(cloud, i, share) for i in range(S)]
-        parts = []
+        self.transport = [Transport(cloud, ways[i], share) for i in range(S)]
+        self.fine, self.solved, self.formed = True, True, kept is None or not kept.solved
+        if self.formed:
+            self.ridges = ridges(flow.parameters, ridge, weight.device)
+            self.factors = self._factors(weight, relative)
+        else:
+            self.ridges, self.factors = kept.ridges, kept.factors
+
+    def _factors(self, weight: torch.Tensor, relative: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """LU factors and pivots of the matrices float64 [2 P, 2 P] of all conditionals."""
         # float64: float32 costs two thirds, but rounding then makes step lengths depend on the number of ranks.
-        weights = torch.cat([weight[None, :], weight * follow.flatten(0, 1)])
+        weights = (weight * self.follow).flatten(0, 1)
+        parts = []
         for scores, transport in zip(self.scores, self.transport, strict=True):
-            O = scores.dense()
-            Y = transport.dense(O)
-            M, *blocks = scores.grams(weights)
-            blocks = [block + (O * c[:, None]).T @ Y for block, c in zip(blocks, weights[1:], strict=True)]
-            parts.append(torch.stack([M, *blocks]).reshape(-1))
-        self.factors: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.fine = True
-        for part in flow.world.sum_(torch.cat(parts)).split([len(part) for part in parts]):
+            O = scores.rows()
+            whole = (O + transport.rows(O)).T
+            parts += scores.grams(weight[None, :]) + [(O * c) @ whole for c in weights]
+        found = []
+        sums = self.flow.world.sum_(torch.cat([part.reshape(-1) for part in parts]))
+        for i, part in enumerate(sums.split([5 * parts[5 * i].numel() for i in range(len(self.scores))])):
             P = math.isqrt(len(part) // 5)
             M, blocks = part[: P * P].view(P, P), part[P * P :].view(2, 2, P, P)
-            damped = M + torch.diag(relative * M.diagonal() + ridge)
+            damped = M + torch.diag(relative * M.diagonal() + self.ridges[self.flow.parameters.slice(i)])
             both = torch.kron(torch.eye(2, dtype=M.dtype, device=M.device), damped)
             both -= blocks.transpose(1, 2).reshape(2 * P, 2 * P)
             factor, pivots, problem = torch.linalg.lu_factor_ex(both)
             self.fine = self.fine and not int(problem) and bool(torch.isfinite(factor).all())
-            self.factors.append((factor, pivots))
+            found.append((factor, pivots))
+        return found
 
     def solve(self, weight: torch.Tensor, rho: torch.Tensor, moved: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Update for residuals rho float64 [2, D] of log q with weights [D].
@@ -80,7 +106,8 @@ class BlockNewton:
             # Residuals are linear in the updates: what combinations of sweeps do to them is a combination too.
             update, change, rho = update + d.view_as(update), change + u.view_as(change), rho + more.view_as(rho)
             enough = _SOLVED**2 * size if enough is None else enough
-            if not size > enough:
+            self.solved = size <= enough
+            if self.solved or not math.isfinite(size):
                 break
         return update, change
 
@@ -91,7 +118,7 @@ class BlockNewton:
         update, change = torch.zeros_like(moved), torch.zeros_like(rho)
         for i, (scores, transport, factor) in enumerate(zip(self.scores, self.transport, self.factors, strict=True)):
             own = self.flow.parameters.slice(i)
-            r = self.flow.world.sum_(scores.adjoint(weight * rho)) - self.ridge * moved[:, own]
+            r = self.flow.world.sum_(scores.adjoint(weight * rho)) - self.ridges[own] * moved[:, own]
             d = torch.linalg.lu_solve(*factor, r.reshape(-1, 1)).view_as(r)
             update[:, own] = d
             u = scores.apply(d)

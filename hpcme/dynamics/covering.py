@@ -242,6 +242,15 @@ class Cloud:
         self.sampled = (1.0 - total).clamp(0.0, 1.0)
 
 
+def compressed_rows(
+    first: torch.Tensor, column: torch.Tensor, value: torch.Tensor, shape: tuple[int, int]
+) -> torch.Tensor:
+    """Compressed sparse rows whose entries first[r] .. first[r + 1] - 1 belong to row r."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(first, column, value, shape, check_invariants=False)
+
+
 def sparse_rows(row: torch.Tensor, column: torch.Tensor, value: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """Compressed sparse rows; several transitions between the same states are added up."""
     entries = torch.sparse_coo_tensor(torch.stack([row, column]), value, shape, check_invariants=False)

@@ -69,9 +69,13 @@ class Scores:
         # States last, so that sums over features run along contiguous memory.
         self.hidden, self.features = hidden.T.contiguous(), features.T.contiguous()
 
+    def rows(self) -> torch.Tensor:
+        """O^T, float64 [P, M]."""
+        return (self.hidden[:, None, :] * self.features[None, :, :]).flatten(0, 1)
+
     def dense(self) -> torch.Tensor:
         """O, float64 [M, P]."""
-        return (self.hidden[:, None, :] * self.features[None, :, :]).flatten(0, 1).T.contiguous()
+        return self.rows().T.contiguous()
 
     def apply(self, v: torch.Tensor) -> torch.Tensor:
         """v O^T, float64 [n, M], of v float64 [n, P]."""

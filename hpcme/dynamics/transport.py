@@ -14,33 +14,54 @@ from __future__ import annotations
 
 import torch
 
-from hpcme.dynamics.covering import Cloud, sparse_rows
+from hpcme.dynamics.covering import Cloud, compressed_rows
 from hpcme.dynamics.tangent import Scores
 
 
-class Transport:
-    """The operator Y of one conditional over a cloud, at the present heads (after `StateTree.log_prob`)."""
+class Ways:
+    """The transitions into the states of a cloud across which the score of conditional i changes: what of its transport
+    stays the same while the heads move.
 
-    def __init__(self, cloud: Cloud, i: int, share: torch.Tensor) -> None:
-        """share float64 [entries]: f_k(n) / g(n) of every transition of the cloud."""
+    entries int64 [m], transitions of the cloud; row int64 [m], states they lead to; alike int64 [U]: states, one for
+    all sources that look alike to the conditional, and so have the same score. Sparse rows [D, U] with `size` entries:
+    first int64 [D + 1], column int64 [size], and the place int64 [m] of every transition among them.
+    """
+
+    def __init__(self, cloud: Cloud, i: int) -> None:
         at, near = cloud.tree.at[i], cloud.parameters.network.near(i)
         places = at[cloud.source]
         other = (places != at[cloud.row]).nonzero()[:, 0]
         if len(near) < i:
             seen = cloud.tree.x[:, [*near, i]]
             other = other[(seen[cloud.source[other]] != seen[cloud.row[other]]).any(dim=1)]
-        row, share = cloud.row[other], share[other]
-        # Sources that look alike to the conditional have the same score.
+        self.i, self.entries, self.row, self.D = i, other, cloud.row[other], cloud.D
         used, column = torch.unique(places[other], return_inverse=True)
-        alike = torch.zeros(len(used), dtype=torch.int64, device=at.device)
-        alike[column] = cloud.source[other]
-        self.sources: Scores = cloud.tree.score_factors(i, alike)
-        self.flow = sparse_rows(row, column, share, (cloud.D, len(used)))
-        self.moved = torch.zeros(cloud.D, dtype=torch.float64, device=at.device).index_add_(0, row, share)
+        self.alike = torch.zeros(len(used), dtype=torch.int64, device=at.device)
+        self.alike[column] = cloud.source[other]
+        pairs, self.place = torch.unique(self.row * len(used) + column, return_inverse=True)
+        self.size, self.column = len(pairs), pairs % max(1, len(used))
+        rows = torch.bincount(pairs // max(1, len(used)), minlength=cloud.D)
+        self.first = torch.cat([rows.new_zeros(1), rows.cumsum(0)])
 
-    def dense(self, O: torch.Tensor) -> torch.Tensor:
-        """Y, float64 [D, P], from the scores O of the states, float64 [D, P]."""
-        return self.flow @ self.sources.dense() - self.moved[:, None] * O
+    def flow(self, share: torch.Tensor) -> torch.Tensor:
+        """Sparse rows float64 [D, U] of the shares float64 [m]."""
+        values = share.new_zeros(self.size).index_add_(0, self.place, share)
+        return compressed_rows(self.first, self.column, values, (self.D, len(self.alike)))
+
+
+class Transport:
+    """The operator Y of one conditional over a cloud, at the present heads (after `StateTree.log_prob`)."""
+
+    def __init__(self, cloud: Cloud, ways: Ways, share: torch.Tensor) -> None:
+        """share float64 [entries]: f_k(n) / g(n) of every transition of the cloud."""
+        share = share[ways.entries]
+        self.sources: Scores = cloud.tree.score_factors(ways.i, ways.alike)
+        self.flow = ways.flow(share)
+        self.moved = torch.zeros(cloud.D, dtype=torch.float64, device=share.device).index_add_(0, ways.row, share)
+
+    def rows(self, O: torch.Tensor) -> torch.Tensor:
+        """Y^T, float64 [P, D], from the scores O^T of the states, float64 [P, D]."""
+        return (self.flow @ self.sources.rows().T.contiguous()).T - self.moved * O
 
     def apply(self, d: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """Y d, float64 [n, D], of d float64 [n, P] and u = O d at the states, float64 [n, D]."""

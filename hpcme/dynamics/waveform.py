@@ -14,9 +14,9 @@ less, and mean counts would drift. k = a h / (1 - exp(-a h)) undoes that: h r re
 variational principle.
 
 The equations are solved by Newton's method for the logarithms, one conditional after the other
-(`hpcme.dynamics.blocknewton`), so the cost grows linearly with the number of species. A conditional's matrix knows how
-the flows follow its own parameters (`hpcme.dynamics.transport`): without that, updates would be as many as there are
-transitions in a step. Anderson's acceleration helps where matrices are not those of the present laws.
+(`hpcme.dynamics.blocknewton`), so the cost grows linearly with the number of species. Every update knows how the flows
+follow the parameters at the present laws (`hpcme.dynamics.transport`): without that, updates would be as many as there
+are transitions in a step. Matrices are dear, and are formed once a step as long as they serve.
 """
 
 from __future__ import annotations
@@ -26,21 +26,18 @@ from typing import NamedTuple
 
 import torch
 
-from hpcme.dynamics.anderson import Anderson
 from hpcme.dynamics.blocknewton import BlockNewton
 from hpcme.dynamics.duhamel import NOTHING, Duhamel
 from hpcme.dynamics.flow import Flow, bounded_mean
 from hpcme.dynamics.integrators import Integrator, Outcome
+from hpcme.dynamics.transport import Ways
 
 _MOST = 24  # updates
 _ENOUGH = 0.05  # they end when one is below this share of the tolerance, in the Fisher norm
-_FRESH = 5  # times that matrices are formed in a step: at first, after updates that had to be shortened, and after
-_SLOW, _FAR = 0.5, 0.1  # those above this share of the one before, as long as they are large (share of the tolerance)
 _FARTHEST = 0.4  # a law that moves further in a step, in the Fisher norm, leaves the states of the cloud behind
 _AIM = 16  # updates of a step of good length
 _RAISES, _RAISE = 1, 10.0  # of the ridge, where so many updates do not find the laws;
 _LOWER = 1.5  # after a step it falls by this factor, down to where it was
-_MEMORY = 8  # updates that the acceleration remembers
 
 
 class _Laws(NamedTuple):
@@ -143,32 +140,24 @@ class Waveform(Integrator):
         evaluates heads [2, P].
         """
         cloud, tolerance, now = flow.cloud, self.settings.tolerance, first
-        w, D, size, formed, form = cloud.weight, cloud.D, math.inf, 0, True
+        newton = None
+        ways = [Ways(cloud, i) for i in range(flow.parameters.network.S)]
         for update in range(_MOST):
             target = duhamel.targets(q0, g0, *now.g)
-            if form:
-                formed += 1
-                memory = Anderson(flow.world, now.x.numel(), _MEMORY)
-                L = bounded_mean(now.q[1], target[1]).clamp_min(NOTHING)
-                even = w * L * duhamel.even
-                share = cloud.rate * now.density[cloud.source] / now.g[1].clamp_min(NOTHING)[cloud.row]
-                follow = duhamel.follow(q0, g0, *now.g)
-                newton = BlockNewton(flow, even, follow, share, self.settings.relative, ridge)
-                self.matrices += 1
-                if not newton.fine:
-                    return None
+            L = bounded_mean(now.q[1], target[1]).clamp_min(NOTHING)
+            even = cloud.weight * L * duhamel.even
+            share = cloud.rate * now.density[cloud.source] / now.g[1].clamp_min(NOTHING)[cloud.row]
+            follow = duhamel.follow(q0, g0, *now.g)
+            newton = BlockNewton(flow, ways, even, follow, share, self.settings.relative, ridge, newton)
+            self.matrices += newton.formed
+            if not newton.fine:
+                return None
             move, change = newton.solve(even, (target - now.q) / L, now.x - begin)
-            root = (w * L).sqrt()
-            step = memory.extended(torch.cat([move.reshape(-1), (root * change).reshape(-1)]))
-            change = step[now.x.numel() + D :] / root.clamp_min(NOTHING)
-            safe = self._bridle(flow, change, now.q[1], target[1])
-            step = safe * step
-            memory.take(step)
-            before, size = size, math.sqrt(memory.square(step[now.x.numel() :]))
+            safe = self._bridle(flow, change[1], now.q[1], target[1])
+            size = safe * math.sqrt(flow.total(L * change.square().sum(dim=0)))
             if not math.isfinite(size):
                 return None
-            now = laws(now.x + step[: now.x.numel()].view_as(now.x))
+            now = laws(now.x + safe * move)
             if size < _ENOUGH * tolerance:
                 return now, update + 1
-            form = (safe < 1.0 or (size > _SLOW * before and size > _FAR * tolerance)) and formed < _FRESH
         return None
