@@ -34,6 +34,7 @@ from hpcme.dynamics.transport import Ways
 
 _MOST = 24  # updates
 _ENOUGH = 0.05  # they end when one is below this share of the tolerance, in the Fisher norm
+_FRESH = 5  # times that matrices are formed: where GMRES needs more of them, the laws are not determined well enough
 _FARTHEST = 0.4  # a law that moves further in a step, in the Fisher norm, leaves the states of the cloud behind
 _AIM = 16  # updates of a step of good length
 _RAISES, _RAISE = 1, 10.0  # of the ridge, where so many updates do not find the laws;
@@ -140,7 +141,7 @@ class Waveform(Integrator):
         evaluates heads [2, P].
         """
         cloud, tolerance, now = flow.cloud, self.settings.tolerance, first
-        newton = None
+        newton, formed = None, 0
         ways = [Ways(cloud, i) for i in range(flow.parameters.network.S)]
         for update in range(_MOST):
             target = duhamel.targets(q0, g0, *now.g)
@@ -150,7 +151,8 @@ class Waveform(Integrator):
             follow = duhamel.follow(q0, g0, *now.g)
             newton = BlockNewton(flow, ways, even, follow, share, self.settings.relative, ridge, newton)
             self.matrices += newton.formed
-            if not newton.fine:
+            formed += newton.formed
+            if not newton.fine or formed > _FRESH:
                 return None
             move, change = newton.solve(even, (target - now.q) / L, now.x - begin)
             safe = self._bridle(flow, change[1], now.q[1], target[1])

@@ -29,6 +29,12 @@ def reads_and_changes(net: ReactionNetwork) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([reads, _rows(uses, net)]), np.concatenate([changes, _rows(sets, net)])
 
 
+def regulators(net: ReactionNetwork) -> np.ndarray:
+    """Species that the propensity of some reaction depends on, though it leaves them as they are: bool [S]."""
+    reads, changes = reads_and_changes(net)
+    return (reads[: net.R] & ~changes[: net.R]).any(axis=0)
+
+
 def _rows(names: list, net: ReactionNetwork) -> np.ndarray:
     """bool [E, S]: which species are among the names of each event."""
     rows = [[name in found for name in net.species] for found in names]

@@ -11,7 +11,7 @@ import torch
 from hpcme.errors import InputError
 from hpcme.kernels.reach import reachable
 from hpcme.model.event import remaps
-from hpcme.model.influence import distances
+from hpcme.model.influence import distances, regulators
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.ordering import resolved_order
 from hpcme.networks import support as supports
@@ -23,6 +23,7 @@ from hpcme.networks.nade import NADE
 from hpcme.networks.remapped import RemappedLaw
 from hpcme.networks.transformer import Transformer
 
+_HUBS = 2  # so many regulators at most are seen from far off: they are correlated with all that they regulate
 KINDS: dict[str, type[VAN]] = {"basis": Basis, "gru": GRU, "made": MADE, "transformer": Transformer, "nade": NADE}
 
 
@@ -33,7 +34,8 @@ def network_spec(
     """Description of a network as plain values (JSON-able): everything but the parameters.
 
     end: horizon over which time-dependent rates are looked at for reachability. sight: conditionals see species up to
-    this many reactions away (None: all); far: and the total count of those further away.
+    this many reactions away (None: all); far: and, of those further away, the total count, and one by one the counts
+    of regulators (which set the rates of reactions that leave them as they are), if these are few.
     """
     names = resolved_order(net, order)
     spec = {
@@ -44,9 +46,12 @@ def network_spec(
         places = [net.species.index(name) for name in names]
         away = distances(net)[np.ix_(places, places)]
         if (away > sight).any():
-            spec["sees"] = [np.flatnonzero(away[i, :i] <= sight).tolist() for i in range(net.S)]
+            near, joined = away <= sight, away < net.S  # a distance of S: no reaction leads there
+            if far and (hubs := regulators(net)[places]).sum() <= _HUBS:
+                near |= joined & hubs
+            spec["sees"] = [np.flatnonzero(near[i, :i]).tolist() for i in range(net.S)]
             if far:
-                beyond = (away > sight) & (away < net.S)  # a distance of S: no reaction leads there
+                beyond = joined & ~near
                 spec["far"] = [np.flatnonzero(beyond[i, :i]).tolist() for i in range(net.S)]
     return spec
 

@@ -72,7 +72,7 @@ def main() -> None:
                 run = hpcme.solve(loaded, out=Path(folder) / f"{kind}{width}")
                 seconds = time.process_time() - began
                 print(
-                    f"{kind:12s} width {width:3d}  {moving(loaded):6d} parameters  error {error(run):.5f}  "
+                    f"{kind:12s} width {width:3d}  {moving(loaded):6d} parameters  error {error(run):.2g}  "
                     f"{seconds:6.1f} s", flush=True,
                 )  # fmt: skip
 
