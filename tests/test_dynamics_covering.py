@@ -179,6 +179,29 @@ def test_flattening_meets_counts_that_the_law_does_not_know_yet():
     assert found[0, 2] > 0.03
 
 
+@pytest.mark.parametrize(
+    ("hubs", "sees", "far"),
+    [
+        (1, [[], [0], [0, 1], [0, 2], [0, 3], [0, 4]], [[], [], [], [1], [1, 2], [1, 2, 3]]),
+        (3, [[], [0], [1], [2], [3], [0, 1, 2, 4]], [[], [], [0], [0, 1], [0, 1, 2], [3]]),
+    ],
+)
+def test_regulators_are_seen_from_far_off(hubs, sees, far):
+    """What sets rates and is left as it is by them is seen one by one with network.far, if there is little of it."""
+    builder = ModelBuilder("row")
+    for i in range(6):
+        builder.species(f"X{i}", initial=2, max=4)
+    for i in range(5):
+        builder.reaction(f"X{i} -> X{i + 1}", rate=1.0)
+    for i in range(hubs):
+        builder.reaction("0 -> X0", propensity=f"1/(1 + X{5 - i})")
+    spec = network_spec(
+        builder.build(), kind="basis", width=3, depth=1, heads=["categorical"] * 6, dtype="float64",
+        order=[f"X{5 - i}" for i in range(6)], support_states=100_000, end=1.0, sight=1, far=True,
+    )  # fmt: skip
+    assert spec["sees"] == sees and spec["far"] == far
+
+
 @pytest.mark.parametrize("far", [False, True])
 @torch.no_grad()
 def test_conditionals_that_see_little_give_the_same_law_either_way(far):

@@ -181,12 +181,36 @@ def test_distances_to_the_closed_form(reproduce, monkeypatch, wrong):
     kl = float((lam * (np.log(1 / wrong) - 1 + wrong)).sum())
     sd = np.log(wrong) * np.sqrt(lam.sum() / 100_000)  # of the mean of log p - log q
     assert found["kl"] == pytest.approx(kl, abs=5 * sd + 1e-6)
-    assert found["hellinger"] < (2 if wrong == 1.0 else 8) * found["hellinger_floor"]
+    # Of two Poisson laws: H^2 = 1 - exp(-(sqrt m - sqrt m')^2 / 2).
+    far = np.sqrt(-np.expm1(-0.5 * (np.sqrt(wrong * lam) - np.sqrt(lam)) ** 2)).max()
+    assert abs(found["hellinger"] - far) < 2 * found["hellinger_floor"]
     assert abs(found["mean_error"] - (wrong - 1.0)) < 5 * found["mean_noise"]
 
 
 def test_relative_errors_leave_out_next_to_nothing(reproduce):
     ours, right = np.array([1.1, 1e-3, 5.0]), np.array([1.0, 1e-6, 4.9])
-    error, noise = reproduce.mean_error(ours, right, np.array([0.3, 1.0, 1.0]))
-    assert error == pytest.approx(0.1) and noise == pytest.approx(0.3)
-    assert reproduce.mean_error(np.array([1e-3]), np.array([1e-6]), np.array([1.0])) == (0.0, 0.0)
+    found = reproduce.mean_error(ours, right, np.array([0.3, 1.0, 1.0]))
+    assert found == {"mean_error": pytest.approx(0.1), "mean_noise": pytest.approx(0.3), "means_off": 0}
+    found = reproduce.mean_error(np.array([1e-3]), np.array([1e-6]), np.array([1.0]))
+    assert found == {"mean_error": 0.0, "mean_noise": 0.0, "means_off": 0}
+
+
+def test_a_mean_is_held_within_half_a_percent_or_three_standard_errors(reproduce):
+    right = np.array([1.0, 1.0, 1.0, 1e-4])
+    ours, noise = right + np.array([0.004, 0.02, 0.02, 4e-5]), np.array([1e-4, 0.007, 0.006, 1e-5])
+    assert reproduce.mean_error(ours, right, noise)["means_off"] == 2  # the third, and the rare one
+
+
+def test_noise_of_two_ensembles(reproduce):
+    """E H^2 = (K - 1)/8 (1/N + 1/M) where every count is seen often; the tail weighs as its own samples do."""
+    pmf = np.array([0.4, 0.3, 0.2, 0.1])
+    both, one = reproduce.noise_of(pmf, (1000, 4000)), reproduce.noise_of(pmf, (1000,))
+    for found, expected in ((both, 3 / 8 * (1 / 1000 + 1 / 4000)), (one, 3 / 8 / 1000)):
+        assert (found**2).mean() == pytest.approx(expected, abs=5 * (found**2).std() / np.sqrt(len(found)))
+    still = reproduce.noise_of(np.array([1.0, 0.0]), (100, 100))
+    told = reproduce.marginals([0.02, 0.03, 0.0], [both, one, still])
+    floors = [np.sqrt((found**2).mean()) for found in (both, one)]
+    assert told["hellinger"] == 0.03 and told["hellinger_floor"] == pytest.approx(floors[1])
+    assert told["ratio"] == pytest.approx(max(0.02 / floors[0], 0.03 / floors[1]))
+    # The larger of two independent ones is below r with probability .95 where each is with .975: chi with 3 degrees.
+    assert told["ratio_noise"] == pytest.approx(np.sqrt(scipy.stats.chi2.ppf(0.95**0.5, 3) / 3), abs=0.15)
