@@ -270,9 +270,9 @@ def test_the_path_is_chosen_by_samples_that_make_no_estimate(monkeypatch):
     monkeypatch.setattr(HostEnumeration, "inflow", spy_inflow)
     net = model("driven")
     network = network_of(net)
-    certify(network, net, [0.1, 0.2, 0.4], wander(network, 2, 0.01), rows=80)
-    estimate = [[("certificate", step, node, 80) for node in range(3)] for step in (1, 2)]
-    pilot = [("certificate", 2, 3 + node, 20) for node in range(3)]
+    certify(network, net, [0.1, 0.2, 0.4], wander(network, 2, 0.01), rows=160)
+    estimate = [[("certificate", step, node, 160) for node in range(3)] for step in (1, 2)]
+    pilot = [("certificate", 2, 3 + node, 10) for node in range(3)]
     assert asked == estimate[0] + pilot + pilot + estimate[1]
     nodes = 0.5 + 0.5 * np.polynomial.legendre.leggauss(3)[0]
     expected = np.concatenate([0.1 + 0.1 * nodes, *[0.2 + 0.2 * nodes] * 3])

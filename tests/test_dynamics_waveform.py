@@ -185,8 +185,8 @@ def test_linear_equations_of_all_conditionals(monkeypatch):
     follow = 0.3 * follow
     ways = [Ways(cloud, i) for i in range(LINKS)]
     flow, kept = Flow(cloud, parameters, scheme.world, False), None
-    for change in (torch.ones(D), torch.from_numpy(rng.uniform(0.5, 2.0, D))):
-        weight = change * base
+    for factor in (torch.ones(D), torch.from_numpy(rng.uniform(0.5, 2.0, D))):
+        weight = factor * base
         newton = BlockNewton(flow, ways, weight, follow, share, 1e-4, 1e-3, kept)
         update, change = newton.solve(weight, rho, moved)
         assert newton.formed == (kept is None) and newton.solved  # other weights are solved with the matrices kept

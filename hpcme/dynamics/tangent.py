@@ -162,6 +162,8 @@ class StateTree:
     def narrow(self) -> None:
         """Leave out counts that no conditional gives any probability to speak of (after `log_prob`): most, where limits
         are generous. It holds while the law moves little; a new tree looks at all counts again."""
+        if not self.N:
+            return
         for i in range(self.network.S):
             p = self._conditional(i, self._theta).amax(dim=0)
             counts = max(int((p > _NOWHERE).nonzero()[-1]) + _MARGIN, int(self.x[:, i].max())) + 1

@@ -61,7 +61,7 @@ class Transport:
 
     def rows(self, O: torch.Tensor) -> torch.Tensor:
         """Y^T, float64 [P, D], from the scores O^T of the states, float64 [P, D]."""
-        return (self.flow @ self.sources.rows().T.contiguous()).T - self.moved * O
+        return (self.flow @ self.sources.dense()).T - self.moved * O
 
     def apply(self, d: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """Y d, float64 [n, D], of d float64 [n, P] and u = O d at the states, float64 [n, D]."""

@@ -16,7 +16,8 @@ variational principle.
 The equations are solved by Newton's method for the logarithms, one conditional after the other
 (`hpcme.dynamics.blocknewton`), so the cost grows linearly with the number of species. Every update knows how the flows
 follow the parameters at the present laws (`hpcme.dynamics.transport`): without that, updates would be as many as there
-are transitions in a step. Matrices are dear, and are formed once a step as long as they serve.
+are transitions in a step. Matrices are dear, and are formed once a step as long as they serve. What Newton's method
+leaves out makes it converge linearly; Anderson's acceleration helps.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import NamedTuple
 
 import torch
 
+from hpcme.dynamics.anderson import Anderson
 from hpcme.dynamics.blocknewton import BlockNewton
 from hpcme.dynamics.duhamel import NOTHING, Duhamel
 from hpcme.dynamics.flow import Flow, bounded_mean
@@ -39,6 +41,7 @@ _FARTHEST = 0.4  # a law that moves further in a step, in the Fisher norm, leave
 _AIM = 16  # updates of a step of good length
 _RAISES, _RAISE = 1, 10.0  # of the ridge, where so many updates do not find the laws;
 _LOWER = 1.5  # after a step it falls by this factor, down to where it was
+_MEMORY = 8  # updates that the acceleration remembers
 
 
 class _Laws(NamedTuple):
@@ -109,12 +112,13 @@ class Waveform(Integrator):
             better = distance(targets(guess)[1], guess.q[1]) < distance(targets(first)[1], q0)
             first = guess if better else laws(first.x)
 
+        ways = [Ways(flow.cloud, i) for i in range(parameters.network.S)]
         # Where conditionals are hardly determined, their states' flow into others may feed back. A ridge ends that.
         for k in range(_RAISES + 1):
             if k:
                 first = laws(first.x)  # scores are those of the laws evaluated last, which came to nothing
             raised = self.raised * _RAISE**k
-            found = self._found(flow, duhamel, q0, g0, first, begin, laws, raised * self.settings.ridge)
+            found = self._found(flow, duhamel, q0, g0, first, begin, laws, ways, raised * self.settings.ridge)
             if found is not None:
                 break
         else:
@@ -133,7 +137,7 @@ class Waveform(Integrator):
 
     def _found(
         self, flow: Flow, duhamel: Duhamel, q0: torch.Tensor, g0: torch.Tensor, first: _Laws, begin: torch.Tensor,
-        laws, ridge: float,
+        laws, ways: list[Ways], ridge: float,
     ) -> tuple[_Laws, int] | None:  # fmt: skip
         """The laws at t + h/2 and t + h, searched from `first`, and the updates taken; None if they are not found.
 
@@ -141,22 +145,29 @@ class Waveform(Integrator):
         evaluates heads [2, P].
         """
         cloud, tolerance, now = flow.cloud, self.settings.tolerance, first
-        newton, formed = None, 0
-        ways = [Ways(cloud, i) for i in range(flow.parameters.network.S)]
+        newton, formed, safe = None, 0, 1.0
         for update in range(_MOST):
             target = duhamel.targets(q0, g0, *now.g)
             L = bounded_mean(now.q[1], target[1]).clamp_min(NOTHING)
             even = cloud.weight * L * duhamel.even
             share = cloud.rate * now.density[cloud.source] / now.g[1].clamp_min(NOTHING)[cloud.row]
             follow = duhamel.follow(q0, g0, *now.g)
+            if formed == _FRESH and not newton.solved:
+                return None
             newton = BlockNewton(flow, ways, even, follow, share, self.settings.relative, ridge, newton)
             self.matrices += newton.formed
             formed += newton.formed
-            if not newton.fine or formed > _FRESH:
+            if not newton.fine:
                 return None
             move, change = newton.solve(even, (target - now.q) / L, now.x - begin)
-            safe = self._bridle(flow, change[1], now.q[1], target[1])
-            size = safe * math.sqrt(flow.total(L * change.square().sum(dim=0)))
+            if newton.formed or safe < 1.0:
+                memory = Anderson(flow.world, move.numel(), _MEMORY)  # updates begin anew
+            root = (cloud.weight * L).sqrt()
+            step = memory.extended(torch.cat([move.reshape(-1), (root * change).reshape(-1)]))
+            move, change = step[: move.numel()].view_as(move), step[move.numel() :].view_as(change)
+            safe = self._bridle(flow, change[1] / root.clamp_min(NOTHING), now.q[1], target[1])
+            memory.take(safe * step)
+            size = safe * math.sqrt(memory.square(change.reshape(-1)))
             if not math.isfinite(size):
                 return None
             now = laws(now.x + safe * move)

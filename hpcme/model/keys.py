@@ -58,9 +58,9 @@ KEYS: dict[str, Key] = {
     "network.far": Key(
         "bool",
         False,
-        "basis: a conditional also sees the total count of the species beyond network.sight (and up to two regulators "
-        "one by one), and order auto puts products first; for chains of conversions, whose weak correlations add up in "
-        "these totals",
+        "basis: a conditional also sees the total count of the species beyond network.sight (and regulators one by "
+        "one, if there are at most two), and order auto puts products first; for chains of conversions, whose weak "
+        "correlations add up in these totals",
     ),
     "network.support_states": Key(
         "int",
@@ -96,7 +96,8 @@ KEYS: dict[str, Key] = {
     "solver.ridge": Key(
         "float",
         "auto",
-        "tdvp: absolute damping; what carries less probability than this stands still",
+        "tdvp: absolute damping; what carries less probability than this stands still (waveform: what a conditional "
+        "says whatever it sees is damped by 3 % of it, and searches that fail are repeated with ten times as much)",
         low=0.0,
         high=1.0,
     ),

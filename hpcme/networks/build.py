@@ -23,7 +23,7 @@ from hpcme.networks.nade import NADE
 from hpcme.networks.remapped import RemappedLaw
 from hpcme.networks.transformer import Transformer
 
-_HUBS = 2  # so many regulators at most are seen from far off: they are correlated with all that they regulate
+_HUBS = 2  # regulators are seen from far off where they are so few: they are correlated with all that they regulate
 KINDS: dict[str, type[VAN]] = {"basis": Basis, "gru": GRU, "made": MADE, "transformer": Transformer, "nade": NADE}
 
 
