@@ -312,12 +312,12 @@ def test_a_larger_ridge_is_tried_where_laws_are_not_found(monkeypatch):
     evolution = evolution_of(chain_job(1.0, sampling__samples=400))
     found, ridges = Waveform._found, []
 
-    def watched(self, flow, duhamel, q0, g0, first, begin, laws, ridge):
+    def watched(self, flow, duhamel, q0, g0, first, begin, laws, ways, ridge):
         ridges.append(ridge)
         # Every search begins where the tree stands, whatever the last one left there.
         assert torch.equal(flow.parameters.get(), first.x[1])
         if len(ridges) > 1:
-            return found(self, flow, duhamel, q0, g0, first, begin, laws, ridge)
+            return found(self, flow, duhamel, q0, g0, first, begin, laws, ways, ridge)
         laws(first.x + 1.0)
         return None
 
