@@ -242,6 +242,12 @@ class Cloud:
         self.sampled = (1.0 - total).clamp(0.0, 1.0)
 
 
+def first_of_rows(row: torch.Tensor, number: int) -> torch.Tensor:
+    """Where each of `number` rows begins among entries in ascending order of rows int64 [E]: int64 [number + 1]."""
+    sizes = torch.bincount(row, minlength=number)
+    return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+
+
 def compressed_rows(
     first: torch.Tensor, column: torch.Tensor, value: torch.Tensor, shape: tuple[int, int]
 ) -> torch.Tensor:
@@ -254,6 +260,6 @@ def compressed_rows(
 def sparse_rows(row: torch.Tensor, column: torch.Tensor, value: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """Compressed sparse rows; several transitions between the same states are added up."""
     entries = torch.sparse_coo_tensor(torch.stack([row, column]), value, shape, check_invariants=False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return entries.coalesce().to_sparse_csr()
+    entries = entries.coalesce()
+    row, column = entries.indices()
+    return compressed_rows(first_of_rows(row, shape[0]), column, entries.values(), shape)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import torch
 
-from hpcme.dynamics.covering import Cloud, compressed_rows
+from hpcme.dynamics.covering import Cloud, compressed_rows, first_of_rows
 from hpcme.dynamics.tangent import Scores
 
 
@@ -40,8 +40,7 @@ class Ways:
         self.alike[column] = cloud.source[other]
         pairs, self.place = torch.unique(self.row * len(used) + column, return_inverse=True)
         self.size, self.column = len(pairs), pairs % max(1, len(used))
-        rows = torch.bincount(pairs // max(1, len(used)), minlength=cloud.D)
-        self.first = torch.cat([rows.new_zeros(1), rows.cumsum(0)])
+        self.first = first_of_rows(pairs // max(1, len(used)), cloud.D)
 
     def flow(self, share: torch.Tensor) -> torch.Tensor:
         """Sparse rows float64 [D, U] of the shares float64 [m]."""

@@ -70,7 +70,7 @@ def cascade(folder: str) -> None:
         sure = 1.0 / np.sqrt(len(drawn) * lam)
         kl, se = divergence(exact, run.network(t).log_prob(n))
         worst = ", ".join(f"{100 * e:+.2f}({100 * s:.2f})" for e, s in zip(error, sure, strict=True))
-        print(f"t = {t:g}: KL {kl:.5f} +- {se:.5f}; errors of the means in % (standard errors): {worst}")
+        print(f"t = {t:g}: KL {kl:.1e} +- {se:.1e}; errors of the means in % (standard errors): {worst}")
     print(f"{len(run.series()['step'])} steps, {run.series()['wall'].sum():.0f} s in steps")
 
 
