@@ -14,6 +14,7 @@ blocks are its preconditioner, so those of earlier updates serve as long as it c
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -39,33 +40,39 @@ def ridges(parameters: HeadParameters, ridge: float, device: torch.device) -> to
     return torch.cat(parts)
 
 
+class Matrices(NamedTuple):
+    """LU factors and pivots of the matrices float64 [2 P, 2 P] of all conditionals, and the ridges float64 [P] in
+    them. `fine` is False where numbers are not finite or a matrix is singular."""
+
+    factors: list[tuple[torch.Tensor, torch.Tensor]]
+    ridges: torch.Tensor
+    fine: bool
+
+
 class BlockNewton:
-    """See the module. `fine` is False where numbers are not finite or a matrix is singular; `solved` after each
-    `solve`: whether its sweeps came to their end. `formed`: whether matrices were formed, and not those of an earlier
-    update kept."""
+    """See the module. `matrices` are formed, or those of an earlier update; `solved` after each `solve`: whether its
+    sweeps came to their end."""
 
     def __init__(
         self, flow: Flow, ways: list[Ways], weight: torch.Tensor, follow: torch.Tensor, share: torch.Tensor,
-        relative: float, ridge: float, kept: BlockNewton | None = None,
+        relative: float, ridge: float, kept: Matrices | None = None,
     ) -> None:  # fmt: skip
         """Scores, transport and factorised damped matrices of all conditionals, at the laws evaluated last.
 
         weight float64 [D]; follow float64 [2, 2, D]: C of the module; share float64 [entries]: see `Transport`.
-        relative, ridge: damping, as a share of the diagonal, and absolute. kept: takes its matrices, if it has solved.
+        relative, ridge: damping, as a share of the diagonal, and absolute. kept: matrices of an earlier update.
         """
         S, cloud = flow.parameters.network.S, flow.cloud
         self.flow, self.follow = flow, follow
         self.scores = [cloud.tree.score_factors(i, slice(0, cloud.D)) for i in range(S)]
         self.transport = [Transport(cloud, ways[i], share) for i in range(S)]
-        self.fine, self.solved, self.formed = True, True, kept is None or not kept.solved
-        if self.formed:
-            self.ridges = ridges(flow.parameters, ridge, weight.device)
-            self.factors = self._factors(weight, relative)
-        else:
-            self.ridges, self.factors = kept.ridges, kept.factors
+        self.solved = True
+        if kept is None:
+            kept = self._formed(weight, relative, ridges(flow.parameters, ridge, weight.device))
+        self.matrices = kept
 
-    def _factors(self, weight: torch.Tensor, relative: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """LU factors and pivots of the matrices float64 [2 P, 2 P] of all conditionals."""
+    def _formed(self, weight: torch.Tensor, relative: float, ridges: torch.Tensor) -> Matrices:
+        """Those at the laws evaluated last."""
         # float64: float32 costs two thirds, but rounding then makes step lengths depend on the number of ranks.
         weights = (weight * self.follow).flatten(0, 1)
         parts = []
@@ -73,18 +80,18 @@ class BlockNewton:
             O = scores.rows()
             whole = (O + transport.rows(O)).T
             parts += scores.grams(weight[None, :]) + [(O * c) @ whole for c in weights]
-        found = []
+        factors, fine = [], True
         sums = self.flow.world.sum_(torch.cat([part.reshape(-1) for part in parts]))
         for i, part in enumerate(sums.split([5 * parts[5 * i].numel() for i in range(len(self.scores))])):
             P = math.isqrt(len(part) // 5)
             M, blocks = part[: P * P].view(P, P), part[P * P :].view(2, 2, P, P)
-            damped = M + torch.diag(relative * M.diagonal() + self.ridges[self.flow.parameters.slice(i)])
+            damped = M + torch.diag(relative * M.diagonal() + ridges[self.flow.parameters.slice(i)])
             both = torch.kron(torch.eye(2, dtype=M.dtype, device=M.device), damped)
             both -= blocks.transpose(1, 2).reshape(2 * P, 2 * P)
             factor, pivots, problem = torch.linalg.lu_factor_ex(both)
-            self.fine = self.fine and not int(problem) and bool(torch.isfinite(factor).all())
-            found.append((factor, pivots))
-        return found
+            fine = fine and not int(problem) and bool(torch.isfinite(factor).all())
+            factors.append((factor, pivots))
+        return Matrices(factors, ridges, fine)
 
     def solve(self, weight: torch.Tensor, rho: torch.Tensor, moved: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Update for residuals rho float64 [2, D] of log q with weights [D].
@@ -116,9 +123,10 @@ class BlockNewton:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One conditional after the other: updates [2, P], changes of log q [2, D], and the residuals that are left."""
         update, change = torch.zeros_like(moved), torch.zeros_like(rho)
-        for i, (scores, transport, factor) in enumerate(zip(self.scores, self.transport, self.factors, strict=True)):
+        factors, ridges, _ = self.matrices
+        for i, (scores, transport, factor) in enumerate(zip(self.scores, self.transport, factors, strict=True)):
             own = self.flow.parameters.slice(i)
-            r = self.flow.world.sum_(scores.adjoint(weight * rho)) - self.ridges[own] * moved[:, own]
+            r = self.flow.world.sum_(scores.adjoint(weight * rho)) - ridges[own] * moved[:, own]
             d = torch.linalg.lu_solve(*factor, r.reshape(-1, 1)).view_as(r)
             update[:, own] = d
             u = scores.apply(d)

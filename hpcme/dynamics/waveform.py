@@ -40,7 +40,7 @@ _FRESH = 5  # times that matrices are formed: where GMRES needs more of them, th
 _FARTHEST = 0.4  # a law that moves further in a step, in the Fisher norm, leaves the states of the cloud behind
 _AIM = 16  # updates of a step of good length
 _RAISES, _RAISE = 1, 10.0  # of the ridge, where so many updates do not find the laws;
-_LOWER = 1.5  # after a step it falls by this factor, down to where it was
+_LOWER = 1.2  # after a step it falls by this factor, down to where it was
 _MEMORY = 8  # updates that the acceleration remembers
 
 
@@ -145,32 +145,35 @@ class Waveform(Integrator):
         evaluates heads [2, P].
         """
         cloud, tolerance, now = flow.cloud, self.settings.tolerance, first
-        newton, formed, safe = None, 0, 1.0
+        kept, formed, safe = None, 0, 1.0
         for update in range(_MOST):
             target = duhamel.targets(q0, g0, *now.g)
             L = bounded_mean(now.q[1], target[1]).clamp_min(NOTHING)
             even = cloud.weight * L * duhamel.even
             share = cloud.rate * now.density[cloud.source] / now.g[1].clamp_min(NOTHING)[cloud.row]
             follow = duhamel.follow(q0, g0, *now.g)
-            if formed == _FRESH and not newton.solved:
+            fresh = kept is None
+            if fresh and formed == _FRESH:
                 return None
-            newton = BlockNewton(flow, ways, even, follow, share, self.settings.relative, ridge, newton)
-            self.matrices += newton.formed
-            formed += newton.formed
-            if not newton.fine:
+            newton = BlockNewton(flow, ways, even, follow, share, self.settings.relative, ridge, kept)
+            self.matrices += fresh
+            formed += fresh
+            if not newton.matrices.fine:
                 return None
             move, change = newton.solve(even, (target - now.q) / L, now.x - begin)
-            if newton.formed or safe < 1.0:
+            if fresh or safe < 1.0:
                 memory = Anderson(flow.world, move.numel(), _MEMORY)  # updates begin anew
             root = (cloud.weight * L).sqrt()
             step = memory.extended(torch.cat([move.reshape(-1), (root * change).reshape(-1)]))
             move, change = step[: move.numel()].view_as(move), step[move.numel() :].view_as(change)
             safe = self._bridle(flow, change[1] / root.clamp_min(NOTHING), now.q[1], target[1])
             memory.take(safe * step)
-            size = safe * math.sqrt(memory.square(change.reshape(-1)))
+            size = math.sqrt(memory.square(change.reshape(-1)))
             if not math.isfinite(size):
                 return None
             now = laws(now.x + safe * move)
-            if size < _ENOUGH * tolerance:
+            if newton.solved and size < _ENOUGH * tolerance:
                 return now, update + 1
+            kept = newton.matrices if newton.solved else None
+            del newton  # with its scores, before new ones are looked up
         return None
