@@ -58,9 +58,9 @@ KEYS: dict[str, Key] = {
     "network.far": Key(
         "bool",
         False,
-        "basis: a conditional also sees the total count of the species beyond network.sight (and regulators one by "
-        "one, if there are at most two), and order auto puts products first; for chains of conversions, whose weak "
-        "correlations add up in these totals",
+        "basis: a conditional also sees the total count of the species beyond network.sight (and regulators and end "
+        "products one by one, if there are at most two), and order auto puts products first; for chains of "
+        "conversions, whose weak correlations add up in these totals",
     ),
     "network.support_states": Key(
         "int",
@@ -162,7 +162,8 @@ KEYS: dict[str, Key] = {
     "sampling.tail": Key(
         "float",
         "auto",
-        'share of samples drawn from the flattened law, for tails; "auto": 0.1 (tdvp: 0.3), 0 where loss is not "kl"',
+        'share of samples drawn from the flattened law, for tails; "auto": 0.1 (tdvp 0.3, waveform 0.5), 0 where loss '
+        'is not "kl"',
         low=0.0,
         high=0.5,
     ),

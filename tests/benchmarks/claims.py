@@ -3,7 +3,7 @@
     python tests/benchmarks/claims.py [--out FOLDER] [--json]
 
 Runs (or reopens, where FOLDER holds them already) the jobs birth_death, autoregulation, toggle_switch and early_life
-as they stand in jobs/ (the last one to t = 1), and compares them with the exact solver. A few minutes on one CPU core.
+as they stand in jobs/ (the last one to t = 1), and compares them with the exact solver. A minute on one CPU core.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def conservation(out: Path) -> dict:
     """Samples of early_life that break A + D + L = 100, among a million."""
     run = early_life(out)
     n = run.network(run.times[-1]).sample(1_000_000, seed=1)
-    return claim("early_life: samples with A + D + L != 100 among 1e6", (n.sum(axis=1) != 100).sum(), 0.0)
+    return claim("early_life, t = 1: samples with A + D + L != 100 among 1e6", (n.sum(axis=1) != 100).sum(), 0.0)
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def main() -> None:
             normalisation(name, solved(name, options.out))
             for name in ("birth_death", "autoregulation", "toggle_switch")
         ),
-        normalisation("early_life", early_life(options.out)),
+        normalisation("early_life, t = 1", early_life(options.out)),
         conservation(options.out),
     ]
     if options.json:
