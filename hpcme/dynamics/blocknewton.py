@@ -23,7 +23,7 @@ from hpcme.dynamics.flow import Flow
 from hpcme.dynamics.tangent import HeadParameters
 from hpcme.dynamics.transport import Transport, Ways
 
-_SWEEPS = 10  # over the conditionals
+_SWEEPS = 24  # over the conditionals: as long as forming the matrices anew takes
 _SOLVED = 0.1  # they end when one is below this share of the first, in the Fisher norm
 #: Of the ridge, for the parameters that do not depend on what a conditional sees. A count that is about to appear has
 #: next to no probability, and these are what lets it rise in time; many states determine each of them.
@@ -93,11 +93,14 @@ class BlockNewton:
             factors.append((factor, pivots))
         return Matrices(factors, ridges, fine)
 
-    def solve(self, weight: torch.Tensor, rho: torch.Tensor, moved: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def solve(
+        self, weight: torch.Tensor, rho: torch.Tensor, moved: torch.Tensor, small: float = 0.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Update for residuals rho float64 [2, D] of log q with weights [D].
 
-        moved float64 [2, P]: how far the parameters are from where the step began: what the ridge holds back. Returns
-        the updates [2, P] and how they change log q at the states, [2, D].
+        moved float64 [2, P]: how far the parameters are from where the step began: what the ridge holds back. small:
+        a sweep that is smaller than this, in the Fisher norm, is the last one. Returns the updates [2, P] and how they
+        change log q at the states, [2, D].
         """
         root = weight.sqrt()
         sizes = [moved.numel(), rho.numel(), rho.numel(), rho.numel()]
@@ -112,7 +115,7 @@ class BlockNewton:
             d, u, more, _ = step.split(sizes)
             # Residuals are linear in the updates: what combinations of sweeps do to them is a combination too.
             update, change, rho = update + d.view_as(update), change + u.view_as(change), rho + more.view_as(rho)
-            enough = _SOLVED**2 * size if enough is None else enough
+            enough = max(_SOLVED**2 * size, small**2) if enough is None else enough
             self.solved = size <= enough
             if self.solved or not math.isfinite(size):
                 break

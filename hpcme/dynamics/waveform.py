@@ -35,12 +35,13 @@ from hpcme.dynamics.integrators import Integrator, Outcome
 from hpcme.dynamics.transport import Ways
 
 _MOST = 24  # updates
-_ENOUGH = 0.05  # they end when one is below this share of the tolerance, in the Fisher norm
-_FRESH = 5  # times that matrices are formed: where GMRES needs more of them, the laws are not determined well enough
+_ENOUGH = 0.05  # they end when one is below this share of the tolerance, in the Fisher norm,
+_TRUST = 10.0  # and was below so many times that before acceleration, which may cancel what it extrapolates
+_FALLS, _STALE, _GROWTH = 0.5, 4, 3.0  # see _Course
 _FARTHEST = 0.4  # a law that moves further in a step, in the Fisher norm, leaves the states of the cloud behind
 _AIM = 16  # updates of a step of good length
 _RAISES, _RAISE = 1, 10.0  # of the ridge, where so many updates do not find the laws;
-_LOWER = 1.2  # after a step it falls by this factor, down to where it was
+_LOWER, _EASY = 1.2, 6  # after a step of so few updates it falls by this factor, down to where it was
 _MEMORY = 8  # updates that the acceleration remembers
 
 
@@ -52,6 +53,20 @@ class _Laws(NamedTuple):
     q: torch.Tensor
     g: torch.Tensor
     density: torch.Tensor
+
+
+class _Course:
+    """Whether the updates of a search get smaller. They do not where the laws are hardly determined, and waiting is dear
+    then: a search is lost when an update has grown by _GROWTH, or _STALE of them have not fallen by _FALLS."""
+
+    least, stale = math.inf, 0
+
+    def lost(self, size: float, cut: bool) -> bool:
+        """size: of the next update, in the Fisher norm. cut: the last one was cut short, so this need not be smaller."""
+        falls, grows = size < _FALLS * self.least, size > _GROWTH * self.least
+        self.least = size if falls else self.least
+        self.stale = 0 if falls or cut else self.stale + 1
+        return not math.isfinite(size) or self.stale == _STALE or (grows and not cut)
 
 
 class Waveform(Integrator):
@@ -123,8 +138,8 @@ class Waveform(Integrator):
                 break
         else:
             return None
-        self.raised = max(1.0, raised / _LOWER)
         found, updates = found
+        self.raised = max(1.0, raised / _LOWER) if updates <= _EASY else raised
         target = targets(found)[1]
         simple = distance(target, duhamel.simple(q0, g0, found.g[1]))  # the error of a straight line for g, order h^3
         left, moved = distance(target, found.q[1]), distance(target, q0)
@@ -145,7 +160,7 @@ class Waveform(Integrator):
         evaluates heads [2, P].
         """
         cloud, tolerance, now = flow.cloud, self.settings.tolerance, first
-        kept, formed, safe = None, 0, 1.0
+        kept, safe, course = None, 1.0, _Course()
         for update in range(_MOST):
             target = duhamel.targets(q0, g0, *now.g)
             L = bounded_mean(now.q[1], target[1]).clamp_min(NOTHING)
@@ -153,18 +168,19 @@ class Waveform(Integrator):
             share = cloud.rate * now.density[cloud.source] / now.g[1].clamp_min(NOTHING)[cloud.row]
             follow = duhamel.follow(q0, g0, *now.g)
             fresh = kept is None
-            if fresh and formed == _FRESH:
-                return None
             newton = BlockNewton(flow, ways, even, follow, share, self.settings.relative, ridge, kept)
             self.matrices += fresh
-            formed += fresh
             if not newton.matrices.fine:
                 return None
-            move, change = newton.solve(even, (target - now.q) / L, now.x - begin)
+            move, change = newton.solve(even, (target - now.q) / L, now.x - begin, 0.5 * _ENOUGH * tolerance)
             if fresh or safe < 1.0:
                 memory = Anderson(flow.world, move.numel(), _MEMORY)  # updates begin anew
             root = (cloud.weight * L).sqrt()
-            step = memory.extended(torch.cat([move.reshape(-1), (root * change).reshape(-1)]))
+            step = torch.cat([move.reshape(-1), (root * change).reshape(-1)])
+            plain = math.sqrt(memory.square(step[move.numel() :]))
+            if course.lost(plain, safe < 1.0):
+                return None
+            step = memory.extended(step)
             move, change = step[: move.numel()].view_as(move), step[move.numel() :].view_as(change)
             safe = self._bridle(flow, change[1] / root.clamp_min(NOTHING), now.q[1], target[1])
             memory.take(safe * step)
@@ -172,7 +188,7 @@ class Waveform(Integrator):
             if not math.isfinite(size):
                 return None
             now = laws(now.x + safe * move)
-            if newton.solved and size < _ENOUGH * tolerance:
+            if newton.solved and max(size, plain / _TRUST) < _ENOUGH * tolerance:
                 return now, update + 1
             kept = newton.matrices if newton.solved else None
             del newton  # with its scores, before new ones are looked up
