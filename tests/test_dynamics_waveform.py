@@ -18,7 +18,7 @@ from hpcme.dynamics.duhamel import Duhamel, _phi
 from hpcme.dynamics.flow import Flow
 from hpcme.dynamics.tangent import StateTree
 from hpcme.dynamics.transport import Transport, Ways
-from hpcme.dynamics.waveform import Waveform
+from hpcme.dynamics.waveform import Waveform, _Course
 from hpcme.errors import NumericalError
 from hpcme.model.builder import ModelBuilder
 from hpcme.networks.heads import choose_head
@@ -202,6 +202,24 @@ def test_linear_equations_of_all_conditionals(monkeypatch):
         np.testing.assert_allclose((exact @ O.T - change).abs().max().item(), 0.0, atol=1e-5)
         np.testing.assert_allclose((update @ O.T).numpy(), change.numpy(), atol=1e-9)
         kept = newton.matrices
+    monkeypatch.setattr("hpcme.dynamics.blocknewton._SWEEPS", 1)
+    once, solved = newton.solve(weight, rho, moved), newton.solved
+    monkeypatch.setattr("hpcme.dynamics.blocknewton._SWEEPS", 60)
+    small = newton.solve(weight, rho, moved, 1e9)  # what is small enough takes one sweep
+    assert not solved and newton.solved and torch.equal(small[0], once[0])
+
+
+def test_searches_are_lost_when_updates_stop_getting_smaller():
+    def lost_after(sizes, cut=()):
+        course = _Course()
+        return next((k for k, size in enumerate(sizes) if course.lost(size, k in cut)), None)
+
+    assert lost_after([1.0, 0.3, 0.1, 0.12, 0.08, 0.04, 1e-9]) is None
+    assert lost_after([1.0, 0.1, 0.31]) == 2  # grows
+    assert lost_after([1.0, 0.1, 0.31, 0.2, 0.04], cut=(2,)) is None  # the update before was cut short
+    assert lost_after([1.0, 0.9, 0.8, 0.7, 0.6, 0.55]) == 4  # hardly falls
+    assert lost_after([1.0, 0.9, 0.8, 0.7, 0.4, 0.3, 0.25, 0.21, 0.15]) is None
+    assert lost_after([1.0, math.nan]) == 1 and lost_after([math.inf]) == 0
 
 
 @torch.no_grad()

@@ -56,13 +56,13 @@ class _Laws(NamedTuple):
 
 
 class _Course:
-    """Whether the updates of a search get smaller. They do not where the laws are hardly determined, and waiting is dear
-    then: a search is lost when an update has grown by _GROWTH, or _STALE of them have not fallen by _FALLS."""
+    """Whether the updates of a search get smaller. Where the laws are hardly determined they do not, and waiting is
+    dear: a search is lost when an update has grown by _GROWTH, or _STALE of them have not fallen by _FALLS."""
 
     least, stale = math.inf, 0
 
     def lost(self, size: float, cut: bool) -> bool:
-        """size: of the next update, in the Fisher norm. cut: the last one was cut short, so this need not be smaller."""
+        """size: of the next update, in the Fisher norm. cut: the last one was cut short: this need not be smaller."""
         falls, grows = size < _FALLS * self.least, size > _GROWTH * self.least
         self.least = size if falls else self.least
         self.stale = 0 if falls or cut else self.stale + 1
