@@ -215,10 +215,10 @@ def test_searches_are_lost_when_updates_stop_getting_smaller():
         return next((k for k, size in enumerate(sizes) if course.lost(size, k in cut)), None)
 
     assert lost_after([1.0, 0.3, 0.1, 0.12, 0.08, 0.04, 1e-9]) is None
-    assert lost_after([1.0, 0.1, 0.31]) == 2  # grows
-    assert lost_after([1.0, 0.1, 0.31, 0.2, 0.04], cut=(2,)) is None  # the update before was cut short
-    assert lost_after([1.0, 0.9, 0.8, 0.7, 0.6, 0.55]) == 4  # hardly falls
-    assert lost_after([1.0, 0.9, 0.8, 0.7, 0.4, 0.3, 0.25, 0.21, 0.15]) is None
+    assert lost_after([1.0, 0.1, 0.9, 1.1]) == 3  # grows
+    assert lost_after([1.0, 0.1, 1.1, 0.2, 0.04], cut=(2,)) is None  # the update before was cut short
+    assert lost_after([1.0, 0.9, 0.8, 0.7, 0.6, 0.55]) == 5  # hardly falls
+    assert lost_after([1.0, 0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.25, 0.21, 0.205, 0.15]) is None
     assert lost_after([1.0, math.nan]) == 1 and lost_after([math.inf]) == 0
 
 

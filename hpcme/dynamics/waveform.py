@@ -37,7 +37,7 @@ from hpcme.dynamics.transport import Ways
 _MOST = 24  # updates
 _ENOUGH = 0.05  # they end when one is below this share of the tolerance, in the Fisher norm,
 _TRUST = 10.0  # and was below so many times that before acceleration, which may cancel what it extrapolates
-_FALLS, _STALE, _GROWTH = 0.5, 4, 3.0  # see _Course
+_FALLS, _STALE, _GROWTH = 0.5, 5, 10.0  # see _Course
 _FARTHEST = 0.4  # a law that moves further in a step, in the Fisher norm, leaves the states of the cloud behind
 _AIM = 16  # updates of a step of good length
 _RAISES, _RAISE = 1, 10.0  # of the ridge, where so many updates do not find the laws;

@@ -35,14 +35,6 @@ def regulators(net: ReactionNetwork) -> np.ndarray:
     return (reads[: net.R] & ~changes[: net.R]).any(axis=0)
 
 
-def end_products(net: ReactionNetwork) -> np.ndarray:
-    """Species that reactions make from others, and that none makes into another: bool [S]. Counts gather there."""
-    up, down = np.asarray(net.s) > 0, np.asarray(net.s) < 0
-    made = up & down.any(axis=1, keepdims=True)
-    passed_on = down & up.any(axis=1, keepdims=True)
-    return made.any(axis=0) & ~passed_on.any(axis=0)
-
-
 def _rows(names: list, net: ReactionNetwork) -> np.ndarray:
     """bool [E, S]: which species are among the names of each event."""
     rows = [[name in found for name in net.species] for found in names]

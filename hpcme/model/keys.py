@@ -58,9 +58,9 @@ KEYS: dict[str, Key] = {
     "network.far": Key(
         "bool",
         False,
-        "basis: a conditional also sees the total count of the species beyond network.sight (and regulators and end "
-        "products one by one, if there are at most two), and order auto puts products first; for chains of "
-        "conversions, whose weak correlations add up in these totals",
+        "basis: a conditional also sees the total count of the species beyond network.sight (and regulators one by "
+        "one, if there are at most two), and order auto puts products first; for chains of conversions, whose weak "
+        "correlations add up in these totals",
     ),
     "network.support_states": Key(
         "int",

@@ -11,7 +11,7 @@ import torch
 from hpcme.errors import InputError
 from hpcme.kernels.reach import reachable
 from hpcme.model.event import remaps
-from hpcme.model.influence import distances, end_products, regulators
+from hpcme.model.influence import distances, regulators
 from hpcme.model.network import ReactionNetwork
 from hpcme.model.ordering import resolved_order
 from hpcme.networks import support as supports
@@ -23,9 +23,7 @@ from hpcme.networks.nade import NADE
 from hpcme.networks.remapped import RemappedLaw
 from hpcme.networks.transformer import Transformer
 
-#: So few species are seen from far off: regulators, which are correlated with all that they regulate, and end products,
-#: whose large counts would hide in a total those of the species on the way to them.
-_LANDMARKS = 2
+_HUBS = 2  # regulators are seen from far off where they are so few: they are correlated with all that they regulate
 KINDS: dict[str, type[VAN]] = {"basis": Basis, "gru": GRU, "made": MADE, "transformer": Transformer, "nade": NADE}
 
 
@@ -37,7 +35,7 @@ def network_spec(
 
     end: horizon over which time-dependent rates are looked at for reachability. sight: conditionals see species up to
     this many reactions away (None: all); far: and, of those further away, the total count, and one by one the counts
-    of regulators (which set the rates of reactions that leave them as they are) and end products, if these are few.
+    of regulators (which set the rates of reactions that leave them as they are), if these are few.
     """
     names = resolved_order(net, order)
     spec = {
@@ -49,19 +47,13 @@ def network_spec(
         away = distances(net)[np.ix_(places, places)]
         if (away > sight).any():
             near, joined = away <= sight, away < net.S  # a distance of S: no reaction leads there
-            if far:
-                near |= joined & landmarks(net)[places]
+            if far and (hubs := regulators(net)[places]).sum() <= _HUBS:
+                near |= joined & hubs
             spec["sees"] = [np.flatnonzero(near[i, :i]).tolist() for i in range(net.S)]
             if far:
                 beyond = joined & ~near
                 spec["far"] = [np.flatnonzero(beyond[i, :i]).tolist() for i in range(net.S)]
     return spec
-
-
-def landmarks(net: ReactionNetwork) -> np.ndarray:
-    """Species that `network.far` shows one by one to all that they have to do with, bool [S]."""
-    rule, end = regulators(net), end_products(net)
-    return next((few for few in (rule | end, rule, end) if few.sum() <= _LANDMARKS), np.zeros_like(rule))
 
 
 def build_network(spec: dict[str, Any], net: ReactionNetwork, seed: int = 0, support: Any = None) -> VAN:
