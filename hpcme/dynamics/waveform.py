@@ -40,7 +40,7 @@ _TRUST = 10.0  # and was below so many times that before acceleration, which may
 _FALLS, _STALE, _GROWTH = 0.5, 5, 10.0  # see _Course
 _FARTHEST = 0.4  # a law that moves further in a step, in the Fisher norm, leaves the states of the cloud behind
 _AIM = 16  # updates of a step of good length
-_RAISES, _RAISE = 1, 10.0  # of the ridge, where so many updates do not find the laws;
+_RAISES, _RAISE = 1, 10.0  # of the ridge, where a search for the laws is lost;
 _LOWER, _EASY = 1.2, 6  # after a step of so few updates it falls by this factor, down to where it was
 _MEMORY = 8  # updates that the acceleration remembers
 

@@ -3,7 +3,7 @@
     python tests/benchmarks/claims.py [--out FOLDER] [--json]
 
 Runs (or reopens, where FOLDER holds them already) the jobs birth_death, autoregulation, toggle_switch and early_life
-as they stand in jobs/ (the last one to t = 1), and compares them with the exact solver. A minute on one CPU core.
+as they stand in jobs/ (the last one to t = 1), and compares them with the exact solver. Half a minute on one core.
 """
 
 from __future__ import annotations
