@@ -5,8 +5,8 @@ and the figures, computed from nothing.
 
 Runs the jobs one after another (`hpcme run`, in processes of their own) and compares each with what is known about it:
 the exact law where the states can be listed, the closed form of cascade_linear, an ensemble of trajectories for the
-other cascades. Writes table.md and table.csv (all that is known of each) into --out, and the figures. Some 20 minutes on
-two threads of a core (2026-11-27), more than half of them for cascade_hill and its trajectories.
+other cascades. Writes table.md and table.csv (all that is known of each) into --out, and the figures. Some 20 minutes
+on two threads of a core (2026-11-27), more than half of them for cascade_hill and its trajectories.
 
 Repeating the command continues: runs, references and comparisons that are finished are used as they are. A job that
 fails gives a row that says so; the others go on, and the exit code is 1.
